@@ -1,0 +1,26 @@
+"""nestax: optimization inside optimization, in JAX."""
+
+from . import dynamics as dynamics, learned as learned, meta as meta, optimizers as optimizers
+from ._optimizer import AbstractOptimizer as AbstractOptimizer, OptimizerStep as OptimizerStep, StepInfo as StepInfo
+from ._problem import (
+    AbstractDeterministicProblem as AbstractDeterministicProblem,
+    AbstractProblem as AbstractProblem,
+    Players as Players,
+    Sample as Sample,
+    game_jvp as game_jvp,
+    game_vjp as game_vjp,
+    joint_gradient as joint_gradient,
+)
+from ._rollout import (
+    RESULTS as RESULTS,
+    AbstractCheckpoint as AbstractCheckpoint,
+    AbstractStep as AbstractStep,
+    EveryStep as EveryStep,
+    KeepAll as KeepAll,
+    NumericalError as NumericalError,
+    Rollout as Rollout,
+    Segments as Segments,
+    rollout as rollout,
+)
+from ._solve import Solution as Solution, solve as solve
+from ._version import __version__ as __version__

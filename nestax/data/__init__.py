@@ -1,0 +1,6 @@
+"""Datasets: downloads with checksums, a cache, arrays that live on the device."""
+
+from ._dataset import Dataset as Dataset
+from ._fetch import DataError as DataError, fetch as fetch
+from ._idx import read_idx as read_idx
+from ._images import digits as digits, fashion_mnist as fashion_mnist, mnist as mnist

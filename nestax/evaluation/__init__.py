@@ -1,0 +1,11 @@
+"""Fair comparisons of optimizers: tuning, evaluation, tables and plots."""
+
+from ._evaluate import (
+    Curve as Curve,
+    Evaluation as Evaluation,
+    device_name as device_name,
+    evaluate as evaluate,
+    seconds_per_step as seconds_per_step,
+)
+from ._report import markdown as markdown, plot as plot, table as table
+from ._tune import CLASSICAL as CLASSICAL, Tuning as Tuning, tune as tune

@@ -1,0 +1,12 @@
+"""Learned optimizers: input features, networks, files."""
+
+from .._storage import CheckpointError as CheckpointError
+from ._base import (
+    AbstractCoordinatewise as AbstractCoordinatewise,
+    AbstractLearnedOptimizer as AbstractLearnedOptimizer,
+)
+from ._files import load as load, save as save
+from ._l2o_dm import L2ODM as L2ODM
+from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
+from ._presets import PRESETS as PRESETS, preset as preset
+from ._rnnprop import RNNprop as RNNprop

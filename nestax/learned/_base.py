@@ -1,0 +1,147 @@
+"""What every learned optimizer has, and the coordinatewise ones share."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._optimizer import AbstractOptimizer, StepInfo
+from .._problem import AbstractProblem, Players, Sample, check_same_structure, joint_gradient
+from ._network import CoordinatewiseLSTM
+
+
+class AbstractLearnedOptimizer(AbstractOptimizer):
+    r"""A first-order optimizer whose update rule has meta-parameters $\phi$ that meta-training learns.
+
+    The rule is $\theta \leftarrow \theta + u_\phi(g)$: the update is *added*. With several players it is applied to the joint
+    gradient (simultaneous play).
+    """
+
+    @abc.abstractmethod
+    def init_update(self, params: PyTree) -> PyTree:
+        """The state at the start of a run on `params`."""
+
+    @abc.abstractmethod
+    def update(self, gradients: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        """The update to add to `params`, and the next state."""
+
+    @abc.abstractmethod
+    def meta_parameters(self) -> PyTree[bool]:
+        """A filter over `self`: true at the leaves that meta-training changes.
+
+        The other array leaves (output scale, decays) are hyperparameters, which meta-training leaves alone.
+        """
+
+    @abc.abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The keyword arguments (JSON values) that make an optimizer of the same structure and hyperparameters."""
+
+    def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> PyTree:
+        del problem, key
+        return self.init_update(players)
+
+    def step(
+        self, problem: AbstractProblem, players: Players, state: PyTree, samples: Sample
+    ) -> tuple[Players, PyTree, StepInfo]:
+        sample = jax.tree.map(lambda x: x[0], samples)
+        losses, gradients = joint_gradient(problem, players, sample)
+        updates, state = self.update(gradients, state, players)
+        return optax.apply_updates(players, updates), state, StepInfo(losses)
+
+    def as_optax(self) -> optax.GradientTransformation:
+        """This optimizer as an Optax transformation, for any training loop.
+
+        **Example**
+
+        ```python
+        >>> import jax, jax.numpy as jnp, optax, nestax as nx
+        >>> transformation = nx.learned.RNNprop(key=jax.random.key(0)).as_optax()
+        >>> params = {"w": jnp.ones(3)}
+        >>> state = transformation.init(params)
+        >>> updates, state = transformation.update({"w": jnp.ones(3)}, state, params)
+        >>> params = optax.apply_updates(params, updates)
+
+        ```
+        """
+
+        def update(gradients, state, params=None):
+            return self.update(gradients, state, gradients if params is None else params)
+
+        return optax.GradientTransformation(self.init_update, update)
+
+
+class CoordinatewiseState(eqx.Module):
+    """State of a coordinatewise optimizer over `n` coordinates: the features' and the network's, side by side."""
+
+    features: PyTree
+    network: PyTree
+
+
+class AbstractCoordinatewise(AbstractLearnedOptimizer):
+    r"""A learned optimizer that applies one small recurrent network to every coordinate alike.
+
+    $u_i = \mathrm{scale}(\mathrm{network}_\phi(\mathrm{features}(g_i)))$ with its own recurrent state per coordinate. All
+    leaves are raveled into one vector, so an update on a pytree is the update on the concatenated vector. It computes in
+    float32 at least (in float64 if the parameters are) and returns updates in the parameters' dtypes.
+    """
+
+    network: eqx.AbstractVar[CoordinatewiseLSTM]
+    second_derivatives: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def init_features(self, num: int, dtype: Any) -> PyTree:
+        """The state from which features of `num` coordinates are computed."""
+
+    @abc.abstractmethod
+    def features(self, gradient: Float[Array, "n"], state: PyTree) -> tuple[Float[Array, "features n"], PyTree]:
+        """The network's inputs. They depend on gradients alone, so they are constants for the meta-gradient."""
+
+    @abc.abstractmethod
+    def scale_output(self, output: Float[Array, "n"]) -> Float[Array, "n"]:
+        """The update, from the network's raw output. Elementwise."""
+
+    def meta_parameters(self) -> PyTree[bool]:
+        nothing = jax.tree.map(lambda _: False, self)
+        return eqx.tree_at(lambda o: o.network, nothing, jax.tree.map(eqx.is_inexact_array, self.network))
+
+    def flat_gradient(self, gradients: PyTree) -> Float[Array, "n"]:
+        """All gradients as one vector in the dtype of the computation, held constant unless `second_derivatives`."""
+        leaves = jax.tree.leaves(gradients)
+        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
+        flat = jnp.concatenate([x.astype(dtype).ravel() for x in leaves])
+        return flat if self.second_derivatives else jax.lax.stop_gradient(flat)
+
+    def cast_network(self, dtype: Any) -> CoordinatewiseLSTM:
+        """The network with its weights in `dtype`."""
+        return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self.network)
+
+    def init_update(self, params: PyTree) -> CoordinatewiseState:
+        flat = self.flat_gradient(params)
+        return CoordinatewiseState(
+            self.init_features(flat.size, flat.dtype), self.network.init_state(flat.size, flat.dtype)
+        )
+
+    def update(
+        self, gradients: PyTree, state: CoordinatewiseState, params: PyTree
+    ) -> tuple[PyTree, CoordinatewiseState]:
+        check_same_structure(gradients, params, "gradients")
+        flat = self.flat_gradient(gradients)
+        features, feature_state = self.features(flat, state.features)
+        output, network_state = self.cast_network(flat.dtype)(features, state.network)
+        updates = unravel_like(self.scale_output(output), params)
+        return updates, CoordinatewiseState(feature_state, network_state)
+
+
+def unravel_like(flat: Float[Array, "n"], like: PyTree) -> PyTree:
+    """Cuts `flat` into the leaves of `like`, in their shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(like)
+    pieces, start = [], 0
+    for leaf in leaves:
+        pieces.append(flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(structure, pieces)

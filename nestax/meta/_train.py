@@ -1,0 +1,380 @@
+"""Meta-training: the truncated unrolls of many short optimizations, one meta-update each."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from .. import learned
+from .._optimizer import OptimizerStep
+from .._problem import AbstractProblem, check_players
+from .._progress import progress_bar
+from .._rollout import all_finite, rollout, select
+from .._solve import stack_samples
+from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
+from ._losses import AbstractMetaLoss, Sum
+from ._run import RunFolder
+from ._tasks import AbstractTasks, Fixed
+
+
+class Validation(eqx.Module):
+    """How a learned optimizer is judged during meta-training, so that the best one is kept.
+
+    Runs `num_runs` optimizations of `horizon` steps with the current meta-parameters, on fresh problems of the same
+    distribution and always the same ones (common random numbers). The score is the mean loss over the last `window` steps
+    and over the runs; a non-finite run makes it infinite.
+
+    **Arguments:**
+
+    - `every`: epochs between validations.
+    - `horizon`: steps per run; `None` means the horizon of the current stage.
+    - `num_runs`: default 20, as in Chen et al. (2020).
+    - `window`: default 20 losses; their single last loss is a noisier score.
+    """
+
+    every: int = eqx.field(static=True)
+    horizon: int | None = eqx.field(default=None, static=True)
+    num_runs: int = eqx.field(default=20, static=True)
+    window: int = eqx.field(default=20, static=True)
+
+    def __check_init__(self):
+        for name in ("every", "num_runs", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`Validation({name}=...)` must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTraining:
+    """What `train` returns.
+
+    - `optimizer`: the trained optimizer: the one with the best validation score, or without validation the last one.
+    - `last`: the optimizer after the last epoch.
+    - `history`: one record per epoch, as in `metrics.jsonl`.
+    - `num_skipped`: meta-updates left out because loss or meta-gradient was not finite.
+    """
+
+    optimizer: AbstractLearnedOptimizer
+    last: AbstractLearnedOptimizer
+    history: list[dict[str, Any]]
+    num_skipped: int
+
+
+class _Meta(eqx.Module):
+    """What training changes: the meta-parameters and the meta-optimizer's state."""
+
+    weights: PyTree
+    state: PyTree
+
+
+def train(
+    optimizer: AbstractLearnedOptimizer,
+    tasks: AbstractProblem | AbstractTasks,
+    *,
+    seed: int = 0,
+    schedule: Sequence[tuple[int, int]] = ((100, 100),),
+    unroll: int = 20,
+    num_tasks: int = 1,
+    meta_loss: AbstractMetaLoss | None = None,
+    estimator: AbstractGradientEstimator | None = None,
+    meta_optimizer: optax.GradientTransformation | None = None,
+    validation: Validation | None = None,
+    run: str | PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 30.0,
+    config: dict[str, Any] | None = None,
+    progress: bool = False,
+    stop: Callable[[int], bool] | None = None,
+) -> MetaTraining:
+    r"""Meta-trains a learned optimizer by truncated unrolls.
+
+    An epoch is one optimization of `horizon` steps on `num_tasks` fresh problems at once, cut into truncations of `unroll`
+    steps. Each truncation gives one meta-gradient (the mean over the problems) and one update of the meta-parameters;
+    players and optimizer state are carried on, with gradients stopped (Andrychowicz et al., 2016; Chen et al., 2020,
+    section 3). One truncation is one compiled call, the same for every horizon.
+
+    **Arguments:**
+
+    - `optimizer`: where to start from.
+    - `tasks`: a problem, or a distribution of problems.
+    - `seed`: fixes everything random. Same seed, same result, bit for bit, on the same machine and version.
+    - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
+      needs thousands of epochs. Growing horizons teach an optimizer to keep going.
+    - `unroll`: steps per truncation; divides every horizon. Default 20, as published.
+    - `num_tasks`: problems per meta-update.
+    - `meta_loss`: default `Sum()`.
+    - `estimator`: default `CoordinateSum(256)` for coordinatewise optimizers (unbiased, several times faster), and
+      `TruncatedBackprop()` for all others.
+    - `meta_optimizer`: an Optax transformation; default `optax.adam(1e-3)`.
+    - `validation`: keep the best; `None` (default) keeps the last.
+    - `run`: a folder to write `config.json`, `metrics.jsonl` and checkpoints to; `resume=True` goes on from its last
+      checkpoint and ends with the same weights, bit for bit, as a run that was never interrupted.
+    - `checkpoint_seconds`: at most this long between checkpoints, which are written at the end of an epoch.
+    - `config`: JSON values to store beside the settings above; on resume they must be the same.
+    - `progress`: show a progress bar with the current losses.
+    - `stop`: called after each epoch with its number; training ends early, resumable, when it returns true.
+
+    An update whose loss or meta-gradient is not finite is skipped and counted. Ctrl-C (`KeyboardInterrupt`) saves a
+    checkpoint of the last complete epoch before it is raised again.
+
+    **Returns** a `MetaTraining`.
+
+    **Raises** `ValueError` for bad arguments or a folder that already holds a run; `CheckpointError` for a damaged
+    checkpoint or one of another run; `OSError` if the disk is full (the previous checkpoint survives).
+
+    **Example**
+
+    ```python
+    >>> import jax, nestax as nx
+    >>> problem = nx.problems.Quadratic(jax.numpy.array([1.0, 10.0]))
+    >>> optimizer = nx.learned.RNNprop(key=jax.random.key(0))
+    >>> trained = nx.meta.train(optimizer, problem, schedule=[(20, 5)], unroll=10).optimizer
+
+    ```
+    """
+    tasks = Fixed(tasks) if isinstance(tasks, AbstractProblem) else tasks
+    meta_loss = Sum() if meta_loss is None else meta_loss
+    coordinatewise = isinstance(optimizer, AbstractCoordinatewise) and not optimizer.second_derivatives
+    if estimator is None:
+        estimator = CoordinateSum(256) if coordinatewise else TruncatedBackprop()
+    schedule = _check_schedule(schedule, unroll)
+    if num_tasks < 1:
+        raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
+    meta_optimizer = optax.adam(1e-3) if meta_optimizer is None else meta_optimizer
+    trainer = _Trainer(tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer)
+    settings = {
+        "seed": seed,
+        "schedule": [list(stage) for stage in schedule],
+        "unroll": unroll,
+        "num_tasks": num_tasks,
+        "meta_loss": describe(meta_loss),
+        "estimator": describe(estimator),
+        "validation": None if validation is None else describe(validation),
+        "optimizer": {"class": type(optimizer).__name__, **optimizer.config()},
+        **(config or {}),
+    }
+    session = _Session(trainer, schedule, validation, jax.random.key(seed), checkpoint_seconds)
+    if run is not None:
+        session.attach(RunFolder(Path(run)), settings, resume)
+    return session.train(progress, stop)
+
+
+def describe(module: eqx.Module) -> dict[str, Any]:
+    """A module as JSON values, for `config.json`: its class and its fields."""
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
+    return {"class": type(module).__name__} | {k: _json_value(v) for k, v in fields.items()}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, eqx.Module):
+        return describe(value)
+    return np.asarray(value).tolist() if eqx.is_array(value) else value
+
+
+def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:
+    if unroll < 1:
+        raise ValueError(f"`unroll` must be at least 1, got {unroll}.")
+    if not schedule:
+        raise ValueError("`schedule` is empty: give at least one stage `(horizon, epochs)`.")
+    for horizon, epochs in schedule:
+        if horizon < 1 or horizon % unroll or epochs < 1:
+            raise ValueError(
+                f"Every stage `(horizon, epochs)` needs a horizon that is a multiple of `unroll` ({unroll}) and at least "
+                f"one epoch, got ({horizon}, {epochs})."
+            )
+    return tuple((int(h), int(e)) for h, e in schedule)
+
+
+class _Trainer:
+    """The compiled pieces of a training: nothing in here changes during a run."""
+
+    def __init__(self, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer):
+        self.unroll = unroll
+        self.num_tasks = num_tasks
+        weights, self.rest = eqx.partition(optimizer, optimizer.meta_parameters())
+        if not jax.tree.leaves(weights):
+            raise ValueError(f"{type(optimizer).__name__} has no meta-parameters to train.")
+        self.initial = _Meta(weights, meta_optimizer.init(weights))
+        self._start = eqx.filter_jit(_start)
+        self._update = eqx.filter_jit(_update)
+        self._validate = eqx.filter_jit(_validate)
+        self._fixed = (self.rest, tasks)
+        self._how = (estimator, meta_loss, meta_optimizer, unroll)
+
+    def optimizer(self, meta: _Meta) -> AbstractLearnedOptimizer:
+        return eqx.combine(meta.weights, self.rest)
+
+    def start(self, meta: _Meta, key: PRNGKeyArray):
+        return self._start(meta.weights, *self._fixed, jax.random.split(key, self.num_tasks))
+
+    def update(self, meta: _Meta, carry, key: PRNGKeyArray):
+        return self._update(meta, carry, key, *self._fixed, *self._how)
+
+    def validate(self, meta: _Meta, validation: Validation, horizon: int, key: PRNGKeyArray) -> float:
+        horizon = validation.horizon or horizon
+        keys = jax.random.split(key, validation.num_runs)
+        return float(self._validate(meta.weights, *self._fixed, keys, horizon, min(validation.window, horizon)))
+
+
+def _map_tasks(function: Callable, *args: PyTree) -> PyTree:
+    """`vmap` over the leading axis; for a single task without the batch axis, for which kernels are slower."""
+    if jax.tree.leaves(args)[0].shape[0] > 1:
+        return jax.vmap(function)(*args)
+    single = function(*jax.tree.map(lambda x: x[0], args))
+    return jax.tree.map(lambda x: x[None], single)
+
+
+def _start(weights, rest, tasks, keys):
+    optimizer = eqx.combine(weights, rest)
+
+    def one(key):
+        task_key, init_key, state_key = jax.random.split(key, 3)
+        problem = tasks(task_key)
+        players = check_players(problem.init(init_key))
+        return task_key, (players, optimizer.init(problem, players, state_key))
+
+    return _map_tasks(one, keys)
+
+
+def _update(meta, carry, key, rest, tasks, estimator, meta_loss, meta_optimizer, unroll):
+    optimizer = eqx.combine(meta.weights, rest)
+
+    def one(task_key, carry, key):
+        problem = tasks(task_key)
+        sample_key, estimator_key = jax.random.split(key)
+        samples = stack_samples(problem, sample_key, unroll + 1, optimizer.samples_per_step)
+        return estimator(optimizer, problem, carry, samples, unroll, meta_loss, estimator_key)
+
+    task_keys, players_and_state = carry
+    out = _map_tasks(one, task_keys, players_and_state, jax.random.split(key, task_keys.shape[0]))
+    gradient = jax.tree.map(lambda x: x.mean(axis=0), out.gradient)
+    healthy = all_finite(gradient) & all_finite(out.value)
+    updates, state = meta_optimizer.update(gradient, meta.state, meta.weights)
+    new = _Meta(eqx.apply_updates(meta.weights, updates), state)
+    return select(healthy, new, meta), (task_keys, out.carry), _Report(out.value.mean(), out.losses.mean(axis=0), ~healthy)
+
+
+class _Report(eqx.Module):
+    meta_loss: Float[Array, ""]
+    losses: Float[Array, "length"]
+    skipped: Bool[Array, ""]
+
+
+def _validate(weights, rest, tasks, keys, horizon, window):
+    optimizer = eqx.combine(weights, rest)
+
+    def one(key):
+        task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
+        problem = tasks(task_key)
+        players = problem.init(init_key)
+        xs = stack_samples(problem, sample_key, horizon, optimizer.samples_per_step)
+        carry = (players, optimizer.init(problem, players, state_key))
+        out = rollout(OptimizerStep(problem, optimizer), carry, xs, num_steps=horizon, throw=False)
+        return out.info.losses[-window:, 0].mean()
+
+    score = jax.vmap(one)(keys).mean()
+    return jnp.where(jnp.isfinite(score), score, jnp.inf)
+
+
+class _Session:
+    """One training from its first or its resumed epoch to its end."""
+
+    def __init__(self, trainer: _Trainer, schedule, validation, key, checkpoint_seconds):
+        self.trainer = trainer
+        self.horizons = [horizon for horizon, epochs in schedule for _ in range(epochs)]
+        self.validation = validation
+        self.epoch_key, self.validation_key = jax.random.split(key)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.folder: RunFolder | None = None
+        self.history: list[dict[str, Any]] = []
+        self.meta = trainer.initial
+        self.best = trainer.initial.weights
+        self.counters = {"epoch": 0, "skipped": 0, "best_loss": None, "best_epoch": None}
+        self.saved_at = time.monotonic()
+
+    def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool) -> None:
+        self.folder = folder
+        if folder.start(settings, resume):
+            (self.meta, self.best), header = folder.load((self.meta, self.best))
+            self.counters = {name: header[name] for name in self.counters}
+            self.history = folder.read_metrics()
+
+    def train(self, progress: bool, stop: Callable[[int], bool] | None) -> MetaTraining:
+        total = sum(self.horizons)
+        done = sum(self.horizons[: self.counters["epoch"]])
+        try:
+            with progress_bar(total, "meta-training", progress) as report:
+                for epoch in range(self.counters["epoch"], len(self.horizons)):
+                    record = self._epoch(epoch)
+                    done += self.horizons[epoch]
+                    report(done, lambda record=record: _note(record))
+                    if stop is not None and stop(epoch):
+                        break
+        finally:  # also on Ctrl-C: everything up to the last complete epoch is kept
+            self._save()
+        last = self.trainer.optimizer(self.meta)
+        keep_best = self.counters["best_loss"] is not None
+        optimizer = self.trainer.optimizer(_Meta(self.best, None)) if keep_best else last
+        if self.folder is not None and self.counters["epoch"] == len(self.horizons):
+            learned.save(self.folder.final, optimizer)
+        return MetaTraining(optimizer, last, self.history, self.counters["skipped"])
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        started = time.monotonic()
+        key = jax.random.fold_in(self.epoch_key, epoch)
+        meta, horizon = self.meta, self.horizons[epoch]
+        carry, reports = self.trainer.start(meta, key), []
+        for index in range(horizon // self.trainer.unroll):
+            meta, carry, report = self.trainer.update(meta, carry, jax.random.fold_in(key, index))
+            reports.append(report)
+        skipped = sum(int(r.skipped) for r in reports)
+        record = {
+            "epoch": epoch,
+            "horizon": horizon,
+            "meta_loss": _number(np.mean([float(r.meta_loss) for r in reports])),
+            "final_loss": _number(np.mean(np.asarray(reports[-1].losses))),
+            "skipped": skipped,
+        }
+        counters = {**self.counters, "epoch": epoch + 1, "skipped": self.counters["skipped"] + skipped}
+        best = self.best
+        if self.validation is not None and ((epoch + 1) % self.validation.every == 0 or epoch + 1 == len(self.horizons)):
+            score = self.trainer.validate(meta, self.validation, horizon, self.validation_key)
+            record["validation"] = _number(score)
+            if score < (math.inf if counters["best_loss"] is None else counters["best_loss"]):
+                counters |= {"best_loss": score, "best_epoch": epoch}
+                best = meta.weights
+        record["seconds"] = round(time.monotonic() - started, 4)
+        # One assignment after the other, no call in between: an interruption leaves a consistent session.
+        self.meta, self.best, self.counters = meta, best, counters
+        self.history.append(record)
+        if self.folder is not None:
+            self.folder.record(record)
+            if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+                self._save()
+        return record
+
+    def _save(self) -> None:
+        if self.folder is not None:
+            self.folder.save((self.meta, self.best), self.counters)
+            self.saved_at = time.monotonic()
+
+
+def _number(value: Any) -> float | None:
+    """JSON has no NaN."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _note(record: dict[str, Any]) -> str:
+    values = [f"{name} {record[name]:.4g}" for name in ("final_loss", "validation") if record.get(name) is not None]
+    return ", ".join(values)

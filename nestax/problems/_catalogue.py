@@ -1,0 +1,111 @@
+"""Named problems, for the command line and for quick starts: a plain table of factories.
+
+Nothing is built, and no data are loaded, before a name is asked for.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from .._problem import AbstractProblem
+from ..data import Dataset, digits, fashion_mnist, mnist
+from ._classifier import MLP, Classifier, mlp_deeper, mlp_orig, mlp_relu
+from ._logistic import LogisticRegression
+from ._quadratic import random_quadratic
+from ._rastrigin import Rastrigin
+from ._rosenbrock import Rosenbrock
+
+
+class _Entry(NamedTuple):
+    description: str
+    build: Callable[[], AbstractProblem]
+
+
+def _logistic_digits() -> LogisticRegression:
+    dataset = digits()
+    return LogisticRegression(dataset.inputs, dataset.labels, num_classes=dataset.num_classes)
+
+
+def _small_mnist() -> Dataset:
+    # The first 5,000 training images are left for validation.
+    return mnist("train").take(slice(5_000, 15_000)).average_pool(2)
+
+
+def _classifiers(prefix: str, title: str, load: Callable[[], Dataset]) -> dict[str, _Entry]:
+    return {
+        f"{prefix}-mlp": _Entry(
+            f"{title}, MLP 784-20-10 sigmoid (15,910 parameters), batch 128", lambda: Classifier(load(), mlp_orig())
+        ),
+        f"{prefix}-mlp-relu": _Entry(
+            f"{title}, MLP 784-20-10 ReLU (15,910 parameters), batch 128", lambda: Classifier(load(), mlp_relu())
+        ),
+        f"{prefix}-mlp-deeper": _Entry(
+            f"{title}, MLP 784-20-20-10 sigmoid (16,330 parameters), batch 128",
+            lambda: Classifier(load(), mlp_deeper()),
+        ),
+    }
+
+
+DEFAULT = "digits-mlp"
+"""The problem that is taken where none is named: real data, no download."""
+
+_ENTRIES: dict[str, _Entry] = {
+    "quadratic": _Entry(
+        "quadratic in 10 dimensions, condition number 100, random eigenvectors (fixed seed), deterministic",
+        lambda: random_quadratic(jax.random.key(0), dim=10, condition_number=100.0),
+    ),
+    "rosenbrock": _Entry("Rosenbrock's valley in 2 dimensions, deterministic", Rosenbrock),
+    "rastrigin": _Entry("Rastrigin's function in 2 dimensions, many local minima, deterministic", lambda: Rastrigin(2)),
+    "logistic-digits": _Entry(
+        "logistic regression on the 1,797 digits (650 parameters), strongly convex, deterministic", _logistic_digits
+    ),
+    "digits-mlp": _Entry(
+        "1,797 embedded 8x8 digits, MLP 64-20-10 sigmoid (1,510 parameters), batch 128",
+        lambda: Classifier(digits(), MLP()),
+    ),
+    **_classifiers("mnist", "60,000 MNIST digits", mnist),
+    **_classifiers("fashion-mnist", "60,000 Fashion-MNIST clothes", fashion_mnist),
+    "mnist14-mlp": _Entry(
+        "10,000 MNIST digits pooled to 14x14, MLP 196-20-10 sigmoid (4,150 parameters), batch 128",
+        lambda: Classifier(_small_mnist(), mlp_orig()),
+    ),
+}
+
+
+def names() -> list[str]:
+    """The names that `by_name` knows."""
+    return list(_ENTRIES)
+
+
+def describe(name: str) -> str:
+    """One line on a named problem. **Raises** `ValueError` as `by_name` does."""
+    return _entry(name).description
+
+
+def by_name(name: str) -> AbstractProblem:
+    """Builds a named problem.
+
+    **Raises** `ValueError` for an unknown name, with the nearest known one; `nestax.data.DataError` if its data are not
+    at hand and cannot be downloaded.
+
+    **Example**
+
+    ```python
+    >>> from nestax import problems
+    >>> problem = problems.by_name("rosenbrock")
+    >>> problems.describe("rosenbrock")
+    "Rosenbrock's valley in 2 dimensions, deterministic"
+
+    ```
+    """
+    return _entry(name).build()
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES:
+        near = difflib.get_close_matches(str(name).lower(), _ENTRIES, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"There is no problem named {name!r}.{hint} Known names: {', '.join(_ENTRIES)}.")
+    return _ENTRIES[name]

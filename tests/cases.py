@@ -1,0 +1,67 @@
+"""The optimizers that every contract test and benchmark iterates over: one entry each.
+
+To add one, append a `Case`. What an optimizer can and cannot do stands on its case, never in a test.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import nestax as nx
+import optax
+
+from .helpers import NoisyQuadratic, Quadratic, Trees
+
+
+def quadratic(dtype):
+    return Quadratic(jnp.array([0.5, 1.0, 3.0], dtype))
+
+
+def noisy(dtype):
+    return NoisyQuadratic(jnp.asarray(0.3, dtype))
+
+
+def trees(dtype):
+    return Trees(jnp.asarray(0.7, dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An optimizer as the contract tests see it."""
+
+    name: str
+    make: Callable  # from a learning rate (float, array or tracer; for a learned optimizer its output scale)
+    rate: float = 0.05  # a learning rate at which nothing diverges on `problems`
+    problems: tuple[Callable, ...] = (trees, noisy)  # from a dtype; the first is used where one is enough
+    reference: Callable | None = None  # the same as a plain Optax transformation, from a float
+    differentiable: bool = True  # the gradient with respect to the learning rate exists
+    rtol: float = 1e-12  # compiled against not compiled, batched against single, in float64: rounding only
+    rtol_float32: float = 1e-4  # 5 steps in float32 against float64
+
+    def __str__(self):
+        return self.name
+
+
+def adamw(learning_rate):
+    return nx.optimizers.Optax(optax.adamw, learning_rate=learning_rate, weight_decay=0.02, b1=0.8)
+
+
+def decaying_sgd(learning_rate):
+    """A module-level factory with a schedule inside: the initial rate stays a leaf."""
+    return optax.sgd(optax.exponential_decay(learning_rate, transition_steps=2, decay_rate=0.7))
+
+
+CASES = (
+    Case("sgd", nx.optimizers.sgd, reference=optax.sgd),
+    Case("momentum", nx.optimizers.momentum, reference=lambda lr: optax.sgd(lr, momentum=0.9)),
+    Case("nesterov", nx.optimizers.nesterov, reference=lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True)),
+    Case("adam", nx.optimizers.adam, reference=optax.adam),
+    Case("rmsprop", nx.optimizers.rmsprop, reference=optax.rmsprop),
+    Case("adagrad", nx.optimizers.adagrad, reference=optax.adagrad),
+    Case("adamw", adamw, reference=lambda lr: optax.adamw(lr, weight_decay=0.02, b1=0.8)),
+    Case(
+        "schedule",
+        lambda lr: nx.optimizers.Optax(decaying_sgd, learning_rate=lr),
+        reference=decaying_sgd,
+    ),
+)

@@ -1,0 +1,167 @@
+"""What every optimizer promises, checked on every case of `tests/cases.py`."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import nestax as nx
+import numpy as np
+import optax
+import pytest
+
+from ..cases import CASES, noisy, quadratic
+from ..helpers import CountTraces, assert_close, begin, cast, central_difference, shapes, unroll
+
+cases = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+STEPS = 5  # one length everywhere, so that the tests share their compilations
+
+
+@cases
+def test_a_step_keeps_the_structure_and_moves_every_leaf(case, key):
+    problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
+    (players, state), xs = begin(problem, optimizer, 2, key)
+    step = jax.jit(lambda players, state, x: optimizer.step(problem, players, state, x))
+    before = shapes((players, state))
+    for t in range(2):
+        samples = jax.tree.map(lambda x: x[t], xs)
+        new, state, info = step(players, state, samples)
+        assert shapes((new, state)) == before
+        for old_leaf, new_leaf in zip(jax.tree.leaves(players), jax.tree.leaves(new)):
+            assert jnp.all(old_leaf != new_leaf)
+        first_sample = jax.tree.map(lambda x: x[0], samples)
+        np.testing.assert_allclose(info.losses, jnp.stack(problem.losses(players, first_sample)), rtol=1e-12)
+        assert info.num_gradients >= 1
+        assert info.num_losses >= 0
+        players = new
+
+
+@cases
+def test_compiled_equals_not_compiled(case, key):
+    problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
+    compiled = unroll(problem, optimizer, STEPS, key)
+    carry, xs = begin(problem, optimizer, STEPS, key)
+    step = nx.OptimizerStep(problem, optimizer)
+    for t in range(STEPS):
+        carry, info = step(carry, jax.tree.map(lambda x: x[t], xs))
+    assert_close(compiled.carry, carry, rtol=case.rtol, atol=1e-14)
+    assert_close(jax.tree.map(lambda x: x[-1], compiled.info), info, rtol=case.rtol)
+
+
+@cases
+def test_vmap_over_seeds_equals_a_loop(case, key):
+    run = eqx.Partial(unroll, noisy(jnp.float64), case.make(case.rate), STEPS)
+    keys = jax.random.split(key, 3)
+    batch = jax.vmap(run)(keys)
+    for i in range(3):
+        single = run(keys[i])
+        assert_close(jax.tree.map(lambda x: x[i], numbers(batch)), numbers(single), rtol=case.rtol, atol=1e-14)
+
+
+@cases
+def test_vmap_over_learning_rates_equals_a_loop(case, key):
+    problem = case.problems[0](jnp.float64)
+    rates = case.rate * jnp.array([0.5, 1.0, 1.5])
+    batch = jax.vmap(lambda rate: unroll(problem, case.make(rate), STEPS, key))(rates)
+    finals = []
+    for i in range(3):
+        single = unroll(problem, case.make(rates[i]), STEPS, key)
+        assert_close(jax.tree.map(lambda x: x[i], numbers(batch)), numbers(single), rtol=case.rtol, atol=1e-14)
+        finals.append(single.carry[0])
+    for a, b in itertools.pairwise(finals):  # the learning rate is used
+        assert all(jnp.all(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def numbers(out):
+    return (out.carry, out.info, out.num_steps)
+
+
+@cases
+def test_float32_players_stay_float32_with_float64_enabled(case, key):
+    problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
+    narrow_problem = cast(problem, jnp.float32)
+    (players, state), _ = begin(narrow_problem, optimizer, STEPS, key)
+    narrow = unroll(narrow_problem, optimizer, STEPS, key, players)
+    for path, leaf in jax.tree_util.tree_leaves_with_path((players, state, narrow.carry, narrow.info)):
+        if eqx.is_inexact_array(leaf):
+            assert leaf.dtype == jnp.float32, jax.tree_util.keystr(path)
+    wide = unroll(problem, optimizer, STEPS, key, cast(players, jnp.float64))
+    assert {x.dtype for x in jax.tree.leaves(wide.carry[0])} == {jnp.dtype(jnp.float64)}
+    assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], rtol=case.rtol_float32, atol=case.rtol_float32)
+
+
+@cases
+def test_bfloat16_players_keep_a_float32_state(case, key):
+    problem, optimizer = quadratic(jnp.bfloat16), case.make(case.rate)
+    (players, state), _ = begin(problem, optimizer, STEPS, key)
+    narrow = unroll(problem, optimizer, STEPS, key)
+    assert narrow.result == nx.RESULTS.successful
+    assert narrow.carry[0][0].dtype == jnp.bfloat16
+    for leaf in jax.tree.leaves((state, narrow.carry[1])):
+        if eqx.is_inexact_array(leaf):
+            assert leaf.dtype == jnp.float32
+    wide = unroll(quadratic(jnp.float64), optimizer, STEPS, key, cast(players, jnp.float64))
+    # 8 bits of mantissa, players at most 1, 5 steps: errors up to 5 * 2**-9, where the steps add up to 0.1 and more
+    assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], atol=0.02, rtol=0.02)
+
+
+@cases
+def test_one_trace_for_three_learning_rates(case, key):
+    problem = CountTraces.of(noisy(jnp.float64))
+    runs = []
+    for factor in (0.5, 1.0, 1.5):
+        optimizer = case.make(factor * case.rate)
+        runs.append((nx.OptimizerStep(problem, optimizer), *begin(problem, optimizer, STEPS, key)))
+    problem.counter.clear()
+    counts = []
+    for step, carry, xs in runs:
+        nx.rollout(step, carry, xs)
+        counts.append(len(problem.counter))
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=str)
+def test_gradient_with_respect_to_the_learning_rate(case, key):
+    problem = quadratic(jnp.float64)
+
+    def final_loss(rate):
+        players, _ = unroll(problem, case.make(rate), STEPS, key).carry
+        return problem.losses(players, None)[0]
+
+    gradient = jax.grad(final_loss)(jnp.asarray(case.rate))
+    expected = central_difference(final_loss, jnp.asarray(case.rate), step=1e-4 * case.rate)
+    assert abs(expected) > 1e-3
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.reference], ids=str)
+def test_agrees_with_a_plain_optax_loop(case, key):
+    for make_problem in case.problems:
+        problem = make_problem(jnp.float64)
+        out = unroll(problem, case.make(case.rate), STEPS, key)
+        init_key, _, sample_key = jax.random.split(key, 3)
+        players, samples = problem.init(init_key), problem.samples(sample_key, STEPS)
+        transformation = case.reference(case.rate)
+        with jax.numpy_dtype_promotion("standard"):
+            state = transformation.init(players)
+
+            @jax.jit
+            def step(players, state, sample):
+                updates, state = transformation.update(own_gradients(problem, players, sample), state, players)
+                return optax.apply_updates(players, updates), state
+
+            for t in range(STEPS):
+                players, state = step(players, state, None if samples is None else samples[t])
+        assert_close(out.carry[0], players, rtol=1e-12, atol=1e-13)
+
+
+def own_gradients(problem, players, sample):
+    """Every player's own gradient, one `jax.grad` each."""
+
+    def loss_of(i):
+        return lambda own: problem.losses((*players[:i], own, *players[i + 1 :]), sample)[i]
+
+    return tuple(jax.grad(loss_of(i))(player) for i, player in enumerate(players))
