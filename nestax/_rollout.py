@@ -130,7 +130,8 @@ def select(pred: Bool[Array, ""], on_true: PyTree, on_false: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b) if eqx.is_array(a) else a, on_true, on_false)
 
 
-def _blank(leaf: Array) -> Array:
+def blank(leaf: Array) -> Array:
+    """What stands in an info from the failing step on: NaN where there is one, else zero."""
     return jnp.full_like(leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.zeros_like(leaf)
 
 
@@ -145,7 +146,7 @@ def _rollout(step, carry, xs, num_steps, checkpoint):
         new, new_static = eqx.partition(new, eqx.is_array)
         _check_carry(dynamic, new, static, new_static)
         new = select(alive, new, dynamic)  # frozen for good: a later sample must not revive a failed run
-        info = select(alive, info, jax.tree.map(_blank, info))
+        info = select(alive, info, jax.tree.map(blank, info))
         return (new, count + alive.astype(count.dtype), alive), info
 
     state = (dynamic, jnp.array(0), jnp.array(True))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ._optimizer import AbstractOptimizer, OptimizerStep, StepInfo
 from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
-from ._rollout import RESULTS, NumericalError, Rollout, rollout
+from ._rollout import RESULTS, NumericalError, Rollout, blank, rollout, select
 
 CHUNK = 1_000
 """Steps per compiled call. Samples are drawn chunk by chunk, so this number is part of what a seed means."""
@@ -21,7 +21,8 @@ class Solution(eqx.Module):
     """What `solve` returns.
 
     - `players`, `state`: the last finite iterate and the optimizer's state there.
-    - `info`: the recorded `StepInfo`s, stacked; `info.losses` has shape `(records, players)`.
+    - `info`: the recorded `StepInfo`s, stacked; `info.losses` has shape `(records, players)`. From the failing step on
+      floating-point entries are NaN and all others zero, as in a `Rollout`.
     - `num_steps`: how many updates were made.
     - `result`: a `RESULTS`.
     """
@@ -33,7 +34,7 @@ class Solution(eqx.Module):
     result: Any
 
     @property
-    def losses(self) -> Float[Array, "records players"]:
+    def losses(self) -> Float[Array, "*batch records players"]:
         """The recorded losses, one column per player."""
         return self.info.losses
 
@@ -92,25 +93,47 @@ def solve(
     """
     calls = _count_calls(optimizer, num_steps)
     _check_recording(calls, record_every)
-    init_key, state_key, sample_key = jax.random.split(key, 3)
-    players = check_players(problem.init(init_key) if players is None else players)
-    state = optimizer.init(problem, players, state_key) if state is None else state
-    chunk = max(CHUNK, record_every)
+    players, state, sample_key = start(problem, optimizer, players, state, key)
+    window = min(record_every, CHUNK)  # a longer record is put together from whole chunks at the end
     step = OptimizerStep(problem, optimizer)
     carry, infos, num_done, result = (players, state), [], 0, RESULTS.successful
     with progress_bar(calls * optimizer.updates_per_step, "solve", progress) as report:
-        for index, start in enumerate(range(0, calls, chunk)):
-            size = min(chunk, calls - start)
+        for index, begin in enumerate(range(0, calls, CHUNK)):
+            size = min(CHUNK, calls - begin)
             xs = stack_samples(problem, jax.random.fold_in(sample_key, index), size, optimizer.samples_per_step)
             out = rollout(step, carry, xs, num_steps=size, throw=False)
-            infos.append(_thin(out.info, record_every))
-            carry, (num_done, result) = out.carry, _join(num_done, result, out, start)
-            report((start + size) * optimizer.updates_per_step, lambda out=out: _mean_losses(out))
+            if isinstance(out.num_steps, jax.core.Tracer):
+                out = _keep_failed(result == RESULTS.successful, carry, out)
+            infos.append(_thin(out.info, window))
+            carry, (num_done, result) = out.carry, _join(num_done, result, out, begin)
+            report((begin + size) * optimizer.updates_per_step, lambda out=out: _mean_losses(out))
             if not isinstance(out.num_steps, jax.core.Tracer) and out.result != RESULTS.successful:
+                infos.append(_blank_records(infos[-1], (calls - begin - size) // window))
                 break
     info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
+    info = _thin(info, record_every // window)
     solution = Solution(*carry, info, jnp.asarray(num_done * optimizer.updates_per_step), result)
     return _raise_failure(solution) if throw else solution
+
+
+def start(problem, optimizer, players, state, key):
+    """Players and optimizer state at the start of a run, where not given, and the key of its samples."""
+    init_key, state_key, sample_key = jax.random.split(key, 3)
+    players = check_players(_init(problem, init_key) if players is None else players)
+    state = optimizer.init(problem, players, state_key) if state is None else state
+    return players, state, sample_key
+
+
+@eqx.filter_jit  # apart from the optimizer's part, so that all optimizers on a problem share the compilation
+def _init(problem, key):
+    return problem.init(key)
+
+
+def _keep_failed(healthy, carry: PyTree, out: Rollout) -> Rollout:
+    """Under `vmap` all runs go on until the last chunk: one that failed in an earlier chunk must stay where it was."""
+    blanks = jax.tree.map(blank, out.info)
+    carry, info = select(jnp.asarray(healthy), (out.carry, out.info), (carry, blanks))
+    return Rollout(carry, info, out.num_steps, out.result)
 
 
 def _join(num_done, result, out: Rollout, start: int):
@@ -162,6 +185,12 @@ def _thin(info: StepInfo, every: int) -> StepInfo:
     thinned = jax.tree.map(last_or_mean, info)
     counts = (windows(info.num_gradients).sum(axis=1), windows(info.num_losses).sum(axis=1))
     return eqx.tree_at(lambda i: (i.num_gradients, i.num_losses), thinned, counts)
+
+
+def _blank_records(info: StepInfo, num: int) -> StepInfo:
+    """The records of the steps that were not even tried after a failure, as a rollout blanks them."""
+
+    return jax.tree.map(lambda x: blank(jnp.zeros((num, *x.shape[1:]), x.dtype)), info)
 
 
 def _mean_losses(out: Rollout) -> str:

@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import nestax as nx
 import optax
+
+import nestax as nx
 
 from .helpers import NoisyQuadratic, Quadratic, Trees
 
@@ -62,6 +63,7 @@ CASES = (
     Case(
         "schedule",
         lambda lr: nx.optimizers.Optax(decaying_sgd, learning_rate=lr),
-        reference=decaying_sgd,
+        # a float64 array: for a Python float Optax computes the schedule in float32 even where float64 is enabled
+        reference=lambda lr: decaying_sgd(jnp.asarray(lr, jnp.float64)),
     ),
 )

@@ -1,4 +1,4 @@
-"""Strict settings for every test: float64, no silent promotion of rank or dtype, types and shapes checked at run time."""
+"""Strict settings for every test: float64, no silent promotion, types and shapes checked at run time."""
 
 import os
 

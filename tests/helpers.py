@@ -5,9 +5,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import nestax as nx
 import numpy as np
 from jaxtyping import Array, Float
+
+import nestax as nx
 
 
 class Quadratic(nx.AbstractDeterministicProblem):
@@ -40,7 +41,7 @@ class NoisyQuadratic(nx.AbstractProblem):
 
 
 class Bilinear(nx.AbstractDeterministicProblem):
-    """The zero-sum game `min_x max_y x y`: simultaneous gradient descent multiplies the distance by `sqrt(1 + lr**2)`."""
+    """The zero-sum game `min_x max_y x y`: simultaneous gradient descent grows by `sqrt(1 + lr**2)`."""
 
     scale: Float[Array, ""]
 
@@ -139,7 +140,14 @@ def begin(problem, optimizer, num_steps, key, players=None):
 def unroll(problem, optimizer, num_steps, key, players=None, **kwargs):
     """`nx.rollout` of an optimizer on a problem, with the start and the samples of `begin`."""
     carry, xs = begin(problem, optimizer, num_steps, key, players)
-    return nx.rollout(nx.OptimizerStep(problem, optimizer), carry, xs, num_steps=num_steps, **{"throw": False, **kwargs})
+    return nx.rollout(
+        nx.OptimizerStep(problem, optimizer), carry, xs, num_steps=num_steps, **{"throw": False, **kwargs}
+    )
+
+
+def entry(tree, index):
+    """`x[index]` of every leaf: one run of a batch, one step of a history."""
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def cast(tree, dtype):

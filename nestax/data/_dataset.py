@@ -58,6 +58,7 @@ class Dataset(eqx.Module):
         num_classes: int | None = None,
         input_shape: tuple[int, ...] | None = None,
     ):
+        inputs, labels = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (inputs, labels))
         _check_dtypes(inputs, labels)
         _check_shapes(inputs, labels, input_shape)
         _check_finite(inputs)
@@ -106,7 +107,7 @@ class Dataset(eqx.Module):
         """Only the features that are not zero in every example: 61 of the 64 pixels of the digits.
 
         The weights of the others never receive a gradient. Inputs are flat afterwards. Not possible under `jax.jit`,
-        since the number of features depends on the values. `split` afterwards, so that test data keep the same features.
+        since the number of features depends on the values. `split` afterwards, so that both parts keep the same ones.
         """
         inputs = self.inputs[:, np.any(np.asarray(self.inputs) != 0, axis=0)]
         return self._replace(inputs, input_shape=(inputs.shape[1],))

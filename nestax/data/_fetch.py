@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 # pooch is imported inside the functions that need it: `import nestax` must not pay for it and for `requests` behind it.
 
@@ -96,7 +97,9 @@ def _download(url: str, path: pathlib.Path, sha256: str) -> pathlib.Path:
     import pooch
 
     with _DownloadBar(path.name) as bar:
-        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
+        # pooch documents a progress bar object here, but annotates a boolean
+        options: dict[str, Any] = {"progressbar": bar, "chunk_size": 1 << 16, "timeout": TIMEOUT}
+        downloader: Any = pooch.HTTPDownloader(**options)
         pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=downloader)
     return path
 

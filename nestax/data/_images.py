@@ -68,8 +68,9 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits  # here, since importing scikit-learn takes a second
 
-    raw = load_digits()
-    return _make_dataset(raw.images.astype(np.float32) / np.float32(16), raw.target, "digits", 10)
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.asarray(pixels, np.float32).reshape(-1, 8, 8) / np.float32(16)
+    return _make_dataset(images, np.asarray(labels), "digits", 10)
 
 
 def mnist(split: str = "train") -> Dataset:

@@ -15,7 +15,7 @@ from .._optimizer import AbstractOptimizer, OptimizerStep
 from .._problem import AbstractProblem
 from .._progress import progress_bar
 from .._rollout import rollout
-from .._solve import solve, stack_samples
+from .._solve import solve, stack_samples, start
 from .._version import __version__
 from ._tune import score_at
 
@@ -142,8 +142,8 @@ def evaluate(
 
 def seconds_per_step(problem: AbstractProblem, optimizer: AbstractOptimizer, key: PRNGKeyArray, num: int = 100) -> float:
     """Wall-clock seconds per update of one run, compilation excluded: the better of two timings of `num` steps."""
-    players = problem.init(key)
-    carry = (players, optimizer.init(problem, players, key))
+    players, state, _ = start(problem, optimizer, None, None, key)
+    carry = (players, state)
     xs = stack_samples(problem, key, num, optimizer.samples_per_step)
     step, times = OptimizerStep(problem, optimizer), []
     for _ in range(3):

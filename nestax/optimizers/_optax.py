@@ -59,7 +59,10 @@ class Optax(AbstractOptimizer):
                 "Write `Optax(optax.adam, learning_rate=1e-3)` instead of `Optax(optax.adam(1e-3))`."
             )
         self.factory = factory
-        self.hyperparameters = {k: jnp.asarray(v) for k, v in hyperparameters.items() if _is_hyperparameter(v)}
+        # with a dtype, so not weakly typed: a Python float and an array share one compilation
+        self.hyperparameters = {
+            k: jnp.asarray(v, jnp.result_type(v)) for k, v in hyperparameters.items() if _is_hyperparameter(v)
+        }
         self.static_arguments = tuple((k, v) for k, v in hyperparameters.items() if not _is_hyperparameter(v))
 
     def transformation(self, dtype: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -83,7 +86,7 @@ class Optax(AbstractOptimizer):
             extra = {"value": losses[0], "grad": gradients, "value_fn": value_fn}
         wide = _widen(players)
         transformation = self.transformation(common_dtype(wide))
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with hyperparameters that are arrays
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
             updates, state = transformation.update(_widen(gradients), state, wide, **extra)
             players = optax.apply_updates(players, updates)
         return players, state, StepInfo(losses)
@@ -94,7 +97,7 @@ def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[
 
 
 def _widen(tree: PyTree) -> PyTree:
-    """Half-precision leaves as float32: in bfloat16, 0.999 is 1, and a state of that precision loses small gradients."""
+    """Half-precision leaves as float32: in bfloat16 0.999 is 1, and a state loses small gradients."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, tree)
 
 

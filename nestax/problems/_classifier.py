@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, Sample
 from ..data import Dataset
 from ._arrays import as_float_array, check_positive_int, default_float, is_concrete
 from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct, params_dtype
@@ -153,6 +153,11 @@ class Classifier(AbstractProblem):
     batch_size: int | None = eqx.field(static=True)
 
     def __init__(self, dataset: Dataset, architecture: AbstractArchitecture, batch_size: int | None = 128):
+        if not isinstance(architecture, AbstractArchitecture):
+            raise ValueError(
+                "`architecture` must be an `AbstractArchitecture`, such as `MLP()`, "
+                f"got a {type(architecture).__name__}."
+            )
         self.dataset = check_dataset(dataset, dataset)
         self.architecture = architecture
         self.batch_size = check_batch_size(batch_size)
@@ -160,10 +165,10 @@ class Classifier(AbstractProblem):
     def init(self, key: PRNGKeyArray) -> tuple[PyTree]:
         return (self.architecture.init(key, self.dataset.input_shape, self.dataset.num_classes),)
 
-    def samples(self, key: PRNGKeyArray, num: int) -> PRNGKeyArray | None:
+    def samples(self, key: PRNGKeyArray, num: int) -> Sample:
         return None if self.batch_size is None else jax.random.split(key, num)
 
-    def losses(self, players: tuple[PyTree], sample: PRNGKeyArray | None) -> tuple[Float[Array, ""]]:
+    def losses(self, players: tuple[PyTree], sample: Sample) -> tuple[Float[Array, ""]]:
         if self.batch_size is None:
             return (self.full_loss(players),)
         inputs, labels = draw_batch(self.dataset, sample, self.batch_size)

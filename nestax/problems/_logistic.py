@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._problem import AbstractProblem
+from .._problem import AbstractProblem, Sample
 from ..data import Dataset
 from ._arrays import as_float_array, default_float, is_concrete
 from ._supervised import check_batch_size, cross_entropy, draw_batch, fraction_correct, params_dtype
@@ -73,10 +73,10 @@ class LogisticRegression(AbstractProblem):
         weight = 0.01 * jax.random.normal(weight_key, shape, dtype)
         return ({"weight": weight, "bias": 0.01 * jax.random.normal(bias_key, shape[1:], dtype)},)
 
-    def samples(self, key: PRNGKeyArray, num: int) -> PRNGKeyArray | None:
+    def samples(self, key: PRNGKeyArray, num: int) -> Sample:
         return None if self.batch_size is None else jax.random.split(key, num)
 
-    def losses(self, players: tuple[Params], sample: PRNGKeyArray | None) -> tuple[Float[Array, ""]]:
+    def losses(self, players: tuple[Params], sample: Sample) -> tuple[Float[Array, ""]]:
         if self.batch_size is None:
             return (self._loss(players[0], self.dataset.inputs, self.dataset.labels),)
         return (self._loss(players[0], *draw_batch(self.dataset, sample, self.batch_size)),)
@@ -93,7 +93,7 @@ class LogisticRegression(AbstractProblem):
         self, params: Params, inputs: Float[Array, "batch features"], labels: Int[Array, "batch"]
     ) -> Float[Array, ""]:
         loss = cross_entropy(_logits(params, inputs), labels)
-        squares = sum(jnp.sum(x**2) for x in params.values())
+        squares = jnp.sum(params["weight"] ** 2) + jnp.sum(params["bias"] ** 2)
         return loss + self.l2.astype(loss.dtype) / 2 * squares.astype(loss.dtype)
 
 

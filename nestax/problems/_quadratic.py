@@ -117,7 +117,8 @@ def random_quadratic(
     return Quadratic(spectrum, jax.random.normal(minimizer_key, (size,), dtype), rotation)
 
 
-def _log_spaced(dim: int, condition_number: ArrayLike) -> Float[Array, "dim"]:
+def _log_spaced(dim: int | None, condition_number: ArrayLike | None) -> Float[Array, "dim"]:
+    assert condition_number is not None  # the caller has made sure
     dim, condition_number = check_positive_int(dim, "dim"), as_float_array(condition_number)
     if condition_number.ndim != 0 or (is_concrete(condition_number) and not condition_number >= 1):
         raise ValueError(f"`condition_number` must be a number of at least 1, got {condition_number}.")

@@ -5,18 +5,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
+from .._problem import Sample
 from ..data import Dataset
 from ._arrays import check_positive_int
 
 
 def draw_batch(
-    dataset: Dataset, key: PRNGKeyArray, batch_size: int
+    dataset: Dataset, key: Sample, batch_size: int
 ) -> tuple[Float[Array, "batch features"], Int[Array, "batch"]]:
     """`batch_size` examples, drawn uniformly with replacement. The key alone fixes which, in every precision."""
+    if key is None:
+        raise ValueError(
+            "A problem with a `batch_size` needs a PRNG key as its sample, got None. Use `problem.samples`."
+        )
     indices = jax.random.randint(key, (batch_size,), 0, len(dataset), jnp.int32)
-    return tuple(x.at[indices].get(mode="promise_in_bounds") for x in (dataset.inputs, dataset.labels))
+    inputs = dataset.inputs.at[indices].get(mode="promise_in_bounds")
+    return inputs, dataset.labels.at[indices].get(mode="promise_in_bounds")
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, ""]:

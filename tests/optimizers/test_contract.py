@@ -5,13 +5,14 @@ import itertools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import nestax as nx
 import numpy as np
 import optax
 import pytest
 
+import nestax as nx
+
 from ..cases import CASES, noisy, quadratic
-from ..helpers import CountTraces, assert_close, begin, cast, central_difference, shapes, unroll
+from ..helpers import CountTraces, assert_close, begin, cast, central_difference, entry, shapes, unroll
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -26,12 +27,12 @@ def test_a_step_keeps_the_structure_and_moves_every_leaf(case, key):
     step = jax.jit(lambda players, state, x: optimizer.step(problem, players, state, x))
     before = shapes((players, state))
     for t in range(2):
-        samples = jax.tree.map(lambda x: x[t], xs)
+        samples = entry(xs, t)
         new, state, info = step(players, state, samples)
         assert shapes((new, state)) == before
         for old_leaf, new_leaf in zip(jax.tree.leaves(players), jax.tree.leaves(new)):
             assert jnp.all(old_leaf != new_leaf)
-        first_sample = jax.tree.map(lambda x: x[0], samples)
+        first_sample = entry(samples, 0)
         np.testing.assert_allclose(info.losses, jnp.stack(problem.losses(players, first_sample)), rtol=1e-12)
         assert info.num_gradients >= 1
         assert info.num_losses >= 0
@@ -45,9 +46,9 @@ def test_compiled_equals_not_compiled(case, key):
     carry, xs = begin(problem, optimizer, STEPS, key)
     step = nx.OptimizerStep(problem, optimizer)
     for t in range(STEPS):
-        carry, info = step(carry, jax.tree.map(lambda x: x[t], xs))
+        carry, info = step(carry, entry(xs, t))
     assert_close(compiled.carry, carry, rtol=case.rtol, atol=1e-14)
-    assert_close(jax.tree.map(lambda x: x[-1], compiled.info), info, rtol=case.rtol)
+    assert_close(entry(compiled.info, -1), info, rtol=case.rtol)
 
 
 @cases
@@ -57,7 +58,7 @@ def test_vmap_over_seeds_equals_a_loop(case, key):
     batch = jax.vmap(run)(keys)
     for i in range(3):
         single = run(keys[i])
-        assert_close(jax.tree.map(lambda x: x[i], numbers(batch)), numbers(single), rtol=case.rtol, atol=1e-14)
+        assert_close(entry(numbers(batch), i), numbers(single), rtol=case.rtol, atol=1e-14)
 
 
 @cases
@@ -68,7 +69,7 @@ def test_vmap_over_learning_rates_equals_a_loop(case, key):
     finals = []
     for i in range(3):
         single = unroll(problem, case.make(rates[i]), STEPS, key)
-        assert_close(jax.tree.map(lambda x: x[i], numbers(batch)), numbers(single), rtol=case.rtol, atol=1e-14)
+        assert_close(entry(numbers(batch), i), numbers(single), rtol=case.rtol, atol=1e-14)
         finals.append(single.carry[0])
     for a, b in itertools.pairwise(finals):  # the learning rate is used
         assert all(jnp.all(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
@@ -111,8 +112,8 @@ def test_bfloat16_players_keep_a_float32_state(case, key):
 def test_one_trace_for_three_learning_rates(case, key):
     problem = CountTraces.of(noisy(jnp.float64))
     runs = []
-    for factor in (0.5, 1.0, 1.5):
-        optimizer = case.make(factor * case.rate)
+    for rate in (0.5 * case.rate, case.rate, jnp.array([1.5 * case.rate])[0]):  # two floats and an array
+        optimizer = case.make(rate)
         runs.append((nx.OptimizerStep(problem, optimizer), *begin(problem, optimizer, STEPS, key)))
     problem.counter.clear()
     counts = []
@@ -144,18 +145,23 @@ def test_agrees_with_a_plain_optax_loop(case, key):
         out = unroll(problem, case.make(case.rate), STEPS, key)
         init_key, _, sample_key = jax.random.split(key, 3)
         players, samples = problem.init(init_key), problem.samples(sample_key, STEPS)
-        transformation = case.reference(case.rate)
-        with jax.numpy_dtype_promotion("standard"):
-            state = transformation.init(players)
+        expected = plain_optax(problem, case.reference(case.rate), players, samples)
+        assert_close(out.carry[0], expected, rtol=1e-12, atol=1e-13)
 
-            @jax.jit
-            def step(players, state, sample):
-                updates, state = transformation.update(own_gradients(problem, players, sample), state, players)
-                return optax.apply_updates(players, updates), state
 
-            for t in range(STEPS):
-                players, state = step(players, state, None if samples is None else samples[t])
-        assert_close(out.carry[0], players, rtol=1e-12, atol=1e-13)
+def plain_optax(problem, transformation, players, samples):
+    """Optax as its own documentation uses it, in a loop in Python."""
+
+    @jax.jit
+    def step(players, state, sample):
+        updates, state = transformation.update(own_gradients(problem, players, sample), state, players)
+        return optax.apply_updates(players, updates), state
+
+    with jax.numpy_dtype_promotion("standard"):
+        state = transformation.init(players)
+        for t in range(STEPS):
+            players, state = step(players, state, entry(samples, t))
+    return players
 
 
 def own_gradients(problem, players, sample):

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import nestax as nx
 import numpy as np
 import optax
 import pytest
+
+import nestax as nx
 
 from ..helpers import Quadratic, unroll
 

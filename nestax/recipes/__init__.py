@@ -1,0 +1,17 @@
+"""Published tables and figures, one module each: protocol, run and claims."""
+
+import difflib
+
+from ._recipe import SCALES as SCALES, Claim as Claim, Recipe as Recipe, report as report, reproduce as reproduce
+from .l2o import in_distribution, quickstart
+
+RECIPES = {recipe.name: recipe for recipe in (quickstart.RECIPE, in_distribution.RECIPE)}
+
+
+def by_name(name: str) -> Recipe:
+    """The recipe of that name; `ValueError` with the nearest name otherwise."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"There is no recipe named '{name}'.{hint} Known: {', '.join(RECIPES)}.")
+    return RECIPES[name]

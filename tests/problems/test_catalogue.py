@@ -1,0 +1,87 @@
+"""The named problems."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from nestax import problems
+from nestax._problem import check_players, evaluate_losses, joint_gradient
+
+NO_DOWNLOAD = ["quadratic", "rosenbrock", "rastrigin", "logistic-digits", "digits-mlp"]
+PARAMETERS = {
+    "quadratic": 10,
+    "rosenbrock": 2,
+    "rastrigin": 2,
+    "logistic-digits": 650,
+    "digits-mlp": 1_510,
+    "mnist-mlp": 15_910,
+    "mnist-mlp-relu": 15_910,
+    "mnist-mlp-deeper": 16_330,
+    "fashion-mnist-mlp": 15_910,
+    "fashion-mnist-mlp-relu": 15_910,
+    "fashion-mnist-mlp-deeper": 16_330,
+    "mnist14-mlp": 4_150,
+}
+
+
+def test_names():
+    assert problems.names() == list(PARAMETERS)
+    assert problems.DEFAULT in NO_DOWNLOAD
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_descriptions_are_one_line(name):
+    assert 10 < len(problems.describe(name)) < 120
+    assert "\n" not in problems.describe(name)
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_every_problem_can_be_optimized(name, key):
+    if name not in NO_DOWNLOAD and "NESTAX_DATA_DIR" not in os.environ:
+        pytest.skip("needs the real files, in NESTAX_DATA_DIR")
+    problem = problems.by_name(name)
+    players = check_players(problem.init(key))
+    num = sum(leaf.size for leaf in jax.tree.leaves(players))
+    assert num == PARAMETERS[name]
+    samples = problem.samples(key, 2)
+    sample = None if samples is None else samples[0]
+    before = evaluate_losses(problem, players, sample)[0]
+    _, gradient = joint_gradient(problem, players, sample)
+    step = 1e-3 / max(1.0, float(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient))) ** 0.5)
+    after = problem.losses(jax.tree.map(lambda p, g: p - step * g, players, gradient), sample)[0]
+    assert float(after) < float(before)
+
+
+def test_mnist14_leaves_the_validation_images_out():
+    if "NESTAX_DATA_DIR" not in os.environ:
+        pytest.skip("needs the real files, in NESTAX_DATA_DIR")
+    dataset = problems.by_name("mnist14-mlp").dataset
+    whole = problems.by_name("mnist-mlp").dataset
+    assert len(dataset) == 10_000
+    assert dataset.input_shape == (14, 14)
+    assert (dataset.labels == whole.labels[5_000:15_000]).all()
+    assert float(dataset.images[3, 6, 7]) == pytest.approx(float(whole.images[5_003, 12:14, 14:16].mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("digit-mlp", "digits-mlp"), ("Rosenbrok", "rosenbrock"), ("mnist_mlp", "mnist-mlp"), ("MNIST-MLP", "mnist-mlp")],
+)
+def test_unknown_name_suggests_the_nearest(name, near):
+    for function in (problems.by_name, problems.describe):
+        with pytest.raises(ValueError, match=f"no problem named '{name}'. Did you mean '{near}'.*Known names: quad"):
+            function(name)
+
+
+def test_unknown_name_that_is_near_to_nothing():
+    with pytest.raises(ValueError, match=r"no problem named 'xyz'\. Known names"):
+        problems.by_name("xyz")
+
+
+def test_importing_loads_no_data_and_no_heavy_library():
+    code = "import sys, nestax.problems; print([m for m in ('sklearn', 'pooch', 'requests') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,151 @@
+"""Imports go downwards only. Read from the source, so that nothing has to be imported."""
+
+import ast
+import pathlib
+
+import pytest
+
+import nestax
+
+ROOT = pathlib.Path(nestax.__file__).parent
+
+# What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
+CORE = {"_problem", "_rollout", "_optimizer", "_progress", "_solve", "_storage"}
+OPTIMIZERS = CORE | {"optimizers"}
+WRAPPERS = OPTIMIZERS | {"learned", "guards"}
+TRAINING = WRAPPERS | {"meta", "hyper", "dynamics"}
+ALLOWED = {
+    "_version": set(),
+    "_progress": set(),
+    "_storage": {"_version"},
+    "_compat": set(),
+    "_problem": set(),
+    "_rollout": {"_problem"},
+    "_optimizer": {"_problem", "_rollout"},
+    "_solve": {"_problem", "_rollout", "_optimizer", "_progress"},
+    "data": {"_progress"},
+    "problems": {"_problem", "data"},
+    "optimizers": CORE,
+    "learned": OPTIMIZERS | {"_version"},
+    "guards": OPTIMIZERS,
+    "meta": WRAPPERS | {"_version"},
+    "hyper": WRAPPERS,
+    "dynamics": WRAPPERS,
+    "evaluation": TRAINING | {"_version"},
+    "recipes": TRAINING | {"_version", "evaluation", "problems", "data"},
+    "cli": TRAINING | {"_version", "evaluation", "problems", "data", "recipes"},
+    "__main__": {"cli"},
+}
+PARTS = sorted(
+    {path.stem if path.is_file() else path.name for path in ROOT.iterdir()} - {"__init__", "__pycache__", "py"}
+)
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part_of(path):
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path, tree=None):
+    """The parts of nestax that a file imports, with line numbers. `nestax` itself stands for `import nestax`."""
+    package = ("nestax", *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(tree or ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            modules = [f"{module}.{alias.name}" for alias in node.names] if module == "nestax" else [module]
+        else:
+            continue
+        for module in modules:
+            head, *rest = module.split(".")
+            if head == "nestax":
+                yield (rest[0] if rest else "nestax"), node.lineno
+
+
+def forbidden(path, tree=None):
+    part = part_of(path)
+    return [
+        f"line {line}: `{part}` may not import `{target}`"
+        for target, line in imports(path, tree)
+        if target != part and target not in ALLOWED.get(part, set())
+    ]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_has_its_floor(part):
+    assert part in ALLOWED, (
+        f"`nestax/{part}` is new: give it a line in ALLOWED of tests/test_layering.py and a place in the house."
+    )
+
+
+def test_the_house_has_no_cycle():
+    """Every part may import only from parts that do not, directly or not, import it."""
+
+    def below(part, seen):
+        for target in ALLOWED[part] - {part}:
+            if target not in seen:
+                seen.add(target)
+                below(target, seen)
+        return seen
+
+    for part in ALLOWED:
+        assert part not in below(part, set()), part
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_downwards(path):
+    assert forbidden(path) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_of_nestax_inside_a_function(path):
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    nested = [
+        f"line {line}: {target}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, functions)
+        for target, line in imports(path, node)
+    ]
+    assert nested == []
+
+
+@pytest.mark.parametrize("name", ["_problem", "_rollout", "_optimizer", "_solve"])
+def test_the_core_names_no_plug_in(name):
+    """No import from a plug-in package, hence no `isinstance` on a concrete optimizer or problem."""
+    targets = {target for target, _ in imports(ROOT / f"{name}.py")}
+    assert targets <= CORE
+    assert targets.isdisjoint({"nestax"})
+
+
+def test_private_parts_of_other_libraries_stay_in_one_file():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            private = [n for n in names if n.startswith(("jax._src", "equinox.internal", "equinox._", "optax._"))]
+            assert not private or path.name == "_compat.py", f"{path.name}: {private}"
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "bad"),
+    [
+        ("_rollout.py", "from .optimizers import adam", True),
+        ("_rollout.py", "from . import optimizers", True),
+        ("_rollout.py", "from ._problem import Players", False),
+        ("_rollout.py", "import nestax.learned._base", True),
+        ("optimizers/_x.py", "from ..learned import L2ODM", True),
+        ("optimizers/_x.py", "from .. import _problem", False),
+        ("optimizers/_x.py", "from ._optax import Optax", False),
+        ("optimizers/_x.py", "import nestax", True),
+        ("problems/_x.py", "from .._rollout import rollout", True),
+        ("problems/_x.py", "from ..data import load", False),
+        ("recipes/l2o/_x.py", "from ...cli import main", True),
+        ("recipes/l2o/_x.py", "from ...meta import train\nfrom .._recipe import Recipe", False),
+        ("data/_x.py", "from .._problem import Players", True),
+    ],
+)
+def test_this_test_can_fail(file, source, bad):
+    assert bool(forbidden(ROOT / file, ast.parse(source))) == bad
