@@ -24,8 +24,8 @@ INTRODUCTION = f"""\
 
 # Reproduction
 
-Every recipe states what a publication (or this project) claims, as sentences that can be true or false of a run. This page
-shows what the recorded runs gave. A claim that does not hold is shown as such. Rerun any of them with
+Every recipe states what a publication (or this project) claims, as sentences that can be true or false of a run. This
+page shows what the recorded runs gave. A claim that does not hold is shown as such. Rerun any of them with
 
 ```bash
 nestax reproduce --list
@@ -33,8 +33,8 @@ nestax reproduce l2o/quickstart --scale laptop --seed 0
 ```
 
 and record the result with `--record results`. Scales: `smoke` takes seconds and is run in the tests, to see that the
-recipe works, not whether its claims hold; `laptop` takes minutes to an hour or so on two cores; `paper` is the published
-setting. Losses are compared by their natural logarithm, written *ln loss*.
+recipe works, not whether its claims hold; `laptop` takes minutes to an hour or so on two cores; `paper` is the
+published setting. Losses are compared by their natural logarithm, written *ln loss*.
 """
 
 

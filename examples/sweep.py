@@ -1,4 +1,4 @@
-"""A sweep over learning rates and seeds in one compiled call: hyperparameters are array leaves, so `vmap` is the sweep."""
+"""A sweep over learning rates and seeds in one compiled call: hyperparameters are array leaves, so `vmap` sweeps."""
 
 import argparse
 

@@ -7,8 +7,10 @@ import jax
 
 import nestax as nx
 
+CLASSICAL = ("adam", "rmsprop", "nesterov", "sgd")
 
-def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Path("runs/train_and_use")):
+
+def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Path("runs/example"), rivals=CLASSICAL):
     problem = nx.problems.by_name("digits-mlp")  # embedded data, no download
 
     # Train: `epochs` optimizations of 100 steps from fresh initial points, one meta-update every 20 steps.
@@ -19,7 +21,7 @@ def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Pat
 
     # Compare, on initial points that neither training nor tuning has seen.
     contestants: dict[str, nx.AbstractOptimizer] = {"rnnprop": nx.learned.load(output / "rnnprop.safetensors")}
-    for name in ("adam", "rmsprop", "nesterov", "sgd"):
+    for name in rivals:
         make, grid = nx.evaluation.CLASSICAL[name]
         rate = nx.evaluation.tune(problem, make, grid, num_steps=steps, key=jax.random.key(1)).best()
         contestants[f"{name} {rate:g}"] = make(rate)
@@ -36,5 +38,5 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=100, help="optimizations to train on")
     parser.add_argument("--steps", type=int, default=500, help="steps of the comparison")
     parser.add_argument("--seeds", type=int, default=5, help="initial points of the comparison")
-    parser.add_argument("--output", type=Path, default=Path("runs/train_and_use"), help="folder to write to")
+    parser.add_argument("--output", type=Path, default=Path("runs/example"), help="folder to write to")
     main(**vars(parser.parse_args()))

@@ -1,6 +1,14 @@
 """nestax: optimization inside optimization, in JAX."""
 
-from . import dynamics as dynamics, data as data, evaluation as evaluation, learned as learned, meta as meta, optimizers as optimizers, problems as problems
+from . import (
+    dynamics as dynamics,
+    data as data,
+    evaluation as evaluation,
+    learned as learned,
+    meta as meta,
+    optimizers as optimizers,
+    problems as problems,
+)
 from ._optimizer import AbstractOptimizer as AbstractOptimizer, OptimizerStep as OptimizerStep, StepInfo as StepInfo
 from ._problem import (
     AbstractDeterministicProblem as AbstractDeterministicProblem,

@@ -31,8 +31,8 @@ class StepInfo(eqx.Module):
 class AbstractOptimizer(eqx.Module):
     """An optimizer sees the problem, not a gradient: extragradient, LOLA or a guard evaluate it several times per step.
 
-    Hyperparameters that may be learned, swept or differentiated are array leaves: a sweep is a `vmap` over them and a new
-    value does not retrace.
+    Hyperparameters that may be learned, swept or differentiated are array leaves: a sweep is a `vmap` over them and a
+    new value does not retrace.
     """
 
     @property

@@ -1,11 +1,13 @@
 """What is optimized: a problem of one or more players, its joint gradient, and products with its game Jacobian.
 
 Ordinary minimization is a problem with one player. A minimax problem has two, with losses `(f, -f)`. A nested (bilevel)
-problem has two as well: the hyperparameters first, the weights second. Optimizers, guards, hypergradients and spectra see
-only this interface.
+problem has two as well: the hyperparameters first, the weights second. Optimizers, guards, hypergradients and spectra
+see only this interface.
 """
 
 import abc
+import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -69,6 +71,12 @@ def check_players(players: Players) -> Players:
     return players
 
 
+def common_dtype(tree: PyTree, *more: Any) -> Any:
+    """The dtype of all array leaves of `tree` (and of the dtypes in `more`) together, promoted as NumPy does."""
+    with jax.numpy_dtype_promotion("standard"):  # explicit here, so it must not fail where promotion is strict
+        return functools.reduce(jnp.promote_types, [*more, *(x.dtype for x in jax.tree.leaves(tree))])
+
+
 def check_same_structure(got: PyTree, expected: PyTree, name: str) -> None:
     """Raises `ValueError` unless both pytrees have the same structure, shapes and dtypes."""
     structure, wanted = jax.tree.structure(got), jax.tree.structure(expected)
@@ -94,8 +102,8 @@ def evaluate_losses(problem: AbstractProblem, players: Players, sample: Sample) 
     for i, loss in enumerate(losses):
         if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
             raise ValueError(
-                f"`{name}.losses` must return real floating-point scalars, but loss {i} has shape {jnp.shape(loss)} and "
-                f"dtype {jnp.result_type(loss)}. Reduce it, for example with `jnp.mean`."
+                f"`{name}.losses` must return real floating-point scalars, but loss {i} has shape {jnp.shape(loss)} "
+                f"and dtype {jnp.result_type(loss)}. Reduce it, for example with `jnp.mean`."
             )
     return losses
 

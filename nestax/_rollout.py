@@ -36,6 +36,8 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]  (eq
 class NumericalError(ArithmeticError):
     """A rollout ended in a `RESULTS` other than `successful` and was asked to `throw`."""
 
+    __module__ = "nestax"  # where users find it
+
 
 class AbstractStep(eqx.Module, Generic[Carry, X, Info]):
     """One step of a loop: a pure function of the carry and of this step's slice of `xs`."""
@@ -174,7 +176,9 @@ def count_steps(xs: PyTree, num_steps: int | None) -> int:
     """The number of steps that `xs` is for; `ValueError` where the leading axes disagree, or are empty."""
     lengths = {jnp.shape(x)[0] if jnp.ndim(x) else None for x in jax.tree.leaves(xs)}
     if None in lengths or len(lengths) > 1:
-        raise ValueError(f"All leaves of `xs` need one leading axis of equal length, got lengths {sorted(map(str, lengths))}.")
+        raise ValueError(
+            f"All leaves of `xs` need one leading axis of equal length, got lengths {sorted(map(str, lengths))}."
+        )
     if not lengths and num_steps is None:
         raise ValueError("`xs` holds no arrays, so say how many steps to take: `num_steps=...`.")
     length = lengths.pop() if lengths else num_steps
@@ -199,8 +203,8 @@ def rollout(
     Compiled once per structure of its arguments: changing the value of any array leaf (a learning rate, the data, meta-
     parameters) does not retrace. Differentiate, `vmap` or `jit` it from outside.
 
-    After a non-finite iterate the carry is frozen and the step count stops. There is no early exit, so `vmap` over tasks
-    is safe: one diverging task does not touch the others.
+    After a non-finite iterate the carry is frozen and the step count stops. There is no early exit, so `vmap` over
+    tasks is safe: one diverging task does not touch the others.
 
     **Arguments:**
 
@@ -215,8 +219,8 @@ def rollout(
 
     **Returns** a `Rollout`.
 
-    **Raises** `ValueError` for no steps, disagreeing leading axes, or a step that changes the structure, shapes or dtypes of
-    its carry; `NumericalError` as above.
+    **Raises** `ValueError` for no steps, disagreeing leading axes, or a step that changes the structure, shapes or
+    dtypes of its carry; `NumericalError` as above.
     """
     length = count_steps(xs, num_steps)
     out = _rollout(step, carry, xs, length, KeepAll() if checkpoint is None else checkpoint)

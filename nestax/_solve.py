@@ -77,8 +77,8 @@ def solve(
 
     **Returns** a `Solution`.
 
-    **Raises** `ValueError` for bad arguments, players that are no floating-point arrays, or losses that are not scalars;
-    `NumericalError` as above.
+    **Raises** `ValueError` for bad arguments, players that are no floating-point arrays, or losses that are not
+    scalars; `NumericalError` as above.
 
     **Example**
 
@@ -91,6 +91,8 @@ def solve(
 
     ```
     """
+    if state is not None and players is None:
+        raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
     calls = _count_calls(optimizer, num_steps)
     _check_recording(calls, record_every)
     players, state, sample_key = start(problem, optimizer, players, state, key)
@@ -112,7 +114,7 @@ def solve(
                 break
     info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
     info = _thin(info, record_every // window)
-    solution = Solution(*carry, info, jnp.asarray(num_done * optimizer.updates_per_step), result)
+    solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * optimizer.updates_per_step), result)
     return _raise_failure(solution) if throw else solution
 
 

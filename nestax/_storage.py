@@ -105,15 +105,15 @@ def read_header(path: Path) -> dict[str, Any]:
 def load_tree(path: Path, like: PyTree) -> PyTree:
     """Loads what `save_tree` saved into the structure of `like`, whose array leaves may be `ShapeDtypeStruct`s.
 
-    **Raises** `CheckpointError` if the file is damaged or truncated, or if any name, shape or dtype is not that of `like`.
+    **Raises** `CheckpointError` if the file is damaged or truncated, or if any name, shape or dtype is not that of
+    `like`.
     """
     read_header(path)
     try:
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}).") from None
-    is_slot = lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
-    slots, rest = eqx.partition(like, is_slot)
+    slots, rest = eqx.partition(like, lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct))
     leaves, structure = jax.tree_util.tree_flatten_with_path(slots)
     wanted = {_name(p) for p, _ in leaves}
     for problem, names in (("missing", wanted - set(arrays)), ("unexpected", set(arrays) - wanted)):

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,13 +89,16 @@ def _shows_progress(as_json: bool) -> bool:
 def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
     """Learn an optimizer on real data and compare it with tuned classical ones, in about a minute.
 
-    Trains RNNprop on 100-step runs of a small network on scikit-learn's digits (no download), then solves the same problem
-    from initial points that it has not seen, beside Adam, RMSprop, Nesterov momentum and SGD with tuned learning rates.
+    Trains RNNprop on 100-step runs of a small network on scikit-learn's digits (no download), then solves the same
+    problem from initial points that it has not seen, beside Adam, RMSprop, Nesterov momentum and SGD with tuned
+    learning rates.
 
     Example: `nestax demo --output runs/demo`
     """
     folder = output or _new_folder("demo")
-    result = recipes.reproduce(recipes.by_name("l2o/quickstart"), "laptop", seed, folder, progress=_shows_progress(as_json))
+    result = recipes.reproduce(
+        recipes.by_name("l2o/quickstart"), "laptop", seed, folder, progress=_shows_progress(as_json)
+    )
     if as_json:
         _print_json({**_summary(result), "folder": str(folder)})
         return
@@ -109,8 +113,8 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
             table.add_row(label, *("diverged" if v is None else f"{v:.2f}" for v in values), f"{1e3 * cost:.3f}")
         _out.print(table)
     _out.print(
-        f"Mean, minimum and maximum over {metrics['evaluation']['num_seeds']} fresh initial points. A step of the learned "
-        f"optimizer costs {metrics['cost_in_adam_steps']:g} steps of Adam here, so look at the plot over seconds, too.",
+        f"Mean, minimum and maximum over {metrics['evaluation']['num_seeds']} fresh initial points. A step of the "
+        f"learned optimizer costs {metrics['cost_in_adam_steps']:g} steps of Adam here: see the plot over seconds.",
         highlight=False,
     )
     _print_claims(result)
@@ -119,20 +123,27 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
 
 @app.command()
 def train(
+    ctx: typer.Context,
     problem: Annotated[str, typer.Option(help="What to train on; see `nestax problems`.")] = problems.DEFAULT,
-    optimizer: Annotated[str, typer.Option(help="What to train; see `nestax optimizers`.")] = "rnnprop-stronger-baselines",
+    optimizer: Annotated[
+        str, typer.Option(help="What to train; see `nestax optimizers`.")
+    ] = "rnnprop-stronger-baselines",
     schedule: Annotated[str, typer.Option(help="Stages of steps × epochs, such as 100x40,200x20.")] = "100x100",
     unroll: Annotated[int, typer.Option(help="Steps per truncation; divides every stage's steps.")] = 20,
     num_tasks: Annotated[int, typer.Option(help="Optimizations per meta-update.")] = 1,
     meta_loss: Annotated[str, typer.Option(help="sum, last or log.")] = "sum",
     learning_rate: Annotated[float, typer.Option(help="Of the meta-optimizer, Adam.")] = 1e-3,
     max_coordinates: Annotated[int, typer.Option(help="Coordinates per tensor in the meta-gradient; 0 is all.")] = 256,
-    random_scaling: Annotated[float, typer.Option(help="ln of the largest random scale; 0 is off, Lv et al. use 3.")] = 0.0,
+    random_scaling: Annotated[
+        float, typer.Option(help="ln of the largest random scale; 0 is off, Lv et al. use 3.")
+    ] = 0.0,
     convex: Annotated[bool, typer.Option("--convex", help="Add Lv's convex function of 20 variables.")] = False,
     validate_every: Annotated[int, typer.Option(help="Epochs between validations; 0 keeps the last iterate.")] = 0,
     seed: Seed = 0,
     output: Output = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder; needs no other option.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder; needs no other option.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Meta-train a learned optimizer. Ctrl-C stops it cleanly; `--resume` goes on, bit for bit.
@@ -154,9 +165,14 @@ def train(
         "seed": seed,
     }
     if resume is not None:
+        given = [p for p in ctx.params if p not in ("resume", "as_json") and _is_given(ctx, p)]
+        if given:
+            raise ValueError(f"`--resume` takes all settings from the run; leave out --{given[0].replace('_', '-')}.")
         options = read_json(resume / "config.json").get("command")
         if not isinstance(options, dict):
-            raise CheckpointError(f"{resume / 'config.json'}: field 'command' is missing, so `nestax train` did not start it.")
+            raise CheckpointError(
+                f"{resume / 'config.json'}: field 'command' is missing, so `nestax train` did not start it."
+            )
     folder = resume or output or _new_folder("train")
     try:
         training = _train(options, folder, resume is not None, _shows_progress(as_json))
@@ -179,6 +195,11 @@ def train(
     for name, value in summary.items():
         _out.print(f"{name:>16}  {value}", highlight=False)
     _out.print(f"\nUse it: nestax evaluate --problem {options['problem']} {summary['optimizer']} adam", highlight=False)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _train(options: dict[str, Any], folder: Path, resume: bool, progress: bool) -> meta.MetaTraining:
@@ -282,7 +303,9 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (minutes to an hour or so) or paper.")] = "laptop",
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: runs/NAME-SCALE-SEED.")] = None,
-    record: Annotated[Path | None, typer.Option(help="Also write the result to this folder as NAME/SCALE.json.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Also write the result to this folder as NAME/SCALE.json.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rerun a published table or figure and check its claims. Trainings inside go on where they were interrupted.
@@ -359,11 +382,16 @@ def list_optimizers(as_json: Json = False) -> None:
     Example: `nestax optimizers`
     """
     classical = {
-        name: f"{(make.__doc__ or '').split('.')[0].split(',')[0]}; grid {', '.join(f'{rate:g}' for rate in grid)}"
+        name: f"{_title(make)}; learning rates {', '.join(f'{rate:g}' for rate in grid)}"
         for name, (make, grid) in evaluation.CLASSICAL.items()
     }
     variants = {name: source for name, (_, _, source) in learned.PRESETS.items()}
     _print_listing({"classical": classical, "learned": variants}, as_json)
+
+
+def _title(function: Any) -> str:
+    """The first line of a docstring, up to its formula or its year."""
+    return re.split(r"[:,;] |\\.$", (function.__doc__ or "").splitlines()[0].replace(" (", " of ", 1))[0]
 
 
 def _print_listing(listing: dict[str, dict[str, str]], as_json: bool) -> None:

@@ -12,9 +12,9 @@ from .._rollout import AbstractStep
 class TangentStep(AbstractStep):
     r"""Carries an orthonormal frame along with any step (Benettin et al., 1980).
 
-    With $F$ the step and $J = DF$ its Jacobian at the carry, the frame $Q$ (columns) becomes $Q'$ in $J Q = Q' R$ (QR with
-    positive diagonal), and the info is $\log \operatorname{diag} R$: the local exponents, natural logarithm per step. Their
-    mean over a rollout estimates the leading Lyapunov exponents.
+    With $F$ the step and $J = DF$ its Jacobian at the carry, the frame $Q$ (columns) becomes $Q'$ in $J Q = Q' R$ (QR
+    with positive diagonal), and the info is $\log \operatorname{diag} R$: the local exponents, natural logarithm per
+    step. Their mean over a rollout estimates the leading Lyapunov exponents.
 
     The carry is `(inner carry, frame)`. All floating-point arrays of the inner carry span the tangent space, raveled in
     pytree order; `frame` has shape `(dimension, directions)` and orthonormal columns, see `init_frame`.

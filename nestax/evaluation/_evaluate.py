@@ -1,4 +1,4 @@
-"""Optimizers compared on a problem: same initial points, same minibatches, at equal steps, equal cost and equal time."""
+"""Optimizers compared on a problem from the same initial points, with the same minibatches, at equal steps and time."""
 
 import dataclasses
 import platform
@@ -129,7 +129,9 @@ def evaluate(
     with progress_bar(len(optimizers), "evaluate", progress) as report:
         for i, (name, optimizer) in enumerate(optimizers.items()):
             report(i, lambda name=name: name)
-            runs = jax.vmap(lambda k, o=optimizer: solve(problem, o, num_steps=num_steps, key=k, throw=False).info)(keys)
+            runs = jax.vmap(lambda k, o=optimizer: solve(problem, o, num_steps=num_steps, key=k, throw=False).info)(
+                keys
+            )
             losses = np.asarray(runs.losses[..., 0], np.float64)
             updates = optimizer.updates_per_step
             curves[name] = Curve(
@@ -140,7 +142,9 @@ def evaluate(
     return Evaluation(curves, num_steps, num_seeds, type(problem).__name__)
 
 
-def seconds_per_step(problem: AbstractProblem, optimizer: AbstractOptimizer, key: PRNGKeyArray, num: int = 100) -> float:
+def seconds_per_step(
+    problem: AbstractProblem, optimizer: AbstractOptimizer, key: PRNGKeyArray, num: int = 100
+) -> float:
     """Wall-clock seconds per update of one run, compilation excluded: the better of two timings of `num` steps."""
     players, state, _ = start(problem, optimizer, None, None, key)
     carry = (players, state)
@@ -152,5 +156,3 @@ def seconds_per_step(problem: AbstractProblem, optimizer: AbstractOptimizer, key
         jax.block_until_ready(eqx.filter(out.carry, eqx.is_array))
         times.append(time.perf_counter() - started)
     return min(times[1:]) / (num * optimizer.updates_per_step)
-
-

@@ -17,11 +17,11 @@ Make = Callable[[float | Float[Array, ""]], AbstractOptimizer]
 
 # name: (optimizer of a learning rate, grid of half-decades wide enough for networks initialized near zero)
 CLASSICAL: dict[str, tuple[Make, tuple[float, ...]]] = {
-    "sgd": (sgd, (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    "momentum": (momentum, (0.01, 0.03, 0.1, 0.3, 1.0)),
-    "nesterov": (nesterov, (0.01, 0.03, 0.1, 0.3, 1.0)),
-    "adam": (adam, (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)),
-    "rmsprop": (rmsprop, (3e-4, 1e-3, 3e-3, 0.01, 0.03)),
+    "sgd": (sgd, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)),
+    "momentum": (momentum, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
+    "nesterov": (nesterov, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
+    "adam": (adam, (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)),
+    "rmsprop": (rmsprop, (1e-3, 3e-3, 0.01, 0.03, 0.1)),
     "adagrad": (adagrad, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
 }
 
@@ -53,7 +53,9 @@ class Tuning:
         """The learning rate with the smallest score at `mark` (default: the last)."""
         column = self.marks.index(self.marks[-1] if mark is None else mark)
         if not np.isfinite(self.scores[:, column]).any():
-            raise ValueError(f"Every learning rate of the grid {self.learning_rates} diverged. Give a grid of smaller ones.")
+            raise ValueError(
+                f"Every learning rate of the grid {self.learning_rates} diverged. Give a grid of smaller ones."
+            )
         return self.learning_rates[int(np.argmin(self.scores[:, column]))]
 
     def at_edge(self, mark: int | None = None) -> bool:
@@ -87,7 +89,9 @@ def tune(
     """
     marks = (num_steps,) if marks is None else tuple(sorted(marks))
     if not len(learning_rates) or not marks or marks[0] < 1 or marks[-1] > num_steps:
-        raise ValueError(f"Need a non-empty grid and marks between 1 and {num_steps}, got {learning_rates} and {marks}.")
+        raise ValueError(
+            f"Need a non-empty grid and marks between 1 and {num_steps}, got {learning_rates} and {marks}."
+        )
 
     def run(learning_rate, key):
         return solve(problem, make(learning_rate), num_steps=num_steps, key=key, throw=False).losses[:, 0]

@@ -11,15 +11,15 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, check_same_structure, joint_gradient
+from .._problem import AbstractProblem, Players, Sample, check_same_structure, common_dtype, joint_gradient
 from ._network import CoordinatewiseLSTM
 
 
 class AbstractLearnedOptimizer(AbstractOptimizer):
     r"""A first-order optimizer whose update rule has meta-parameters $\phi$ that meta-training learns.
 
-    The rule is $\theta \leftarrow \theta + u_\phi(g)$: the update is *added*. With several players it is applied to the joint
-    gradient (simultaneous play).
+    The rule is $\theta \leftarrow \theta + u_\phi(g)$: the update is *added*. With several players it is applied to the
+    joint gradient (simultaneous play).
     """
 
     @abc.abstractmethod
@@ -51,9 +51,9 @@ class AbstractLearnedOptimizer(AbstractOptimizer):
         sample = jax.tree.map(lambda x: x[0], samples)
         losses, gradients = joint_gradient(problem, players, sample)
         updates, state = self.update(gradients, state, players)
-        return optax.apply_updates(players, updates), state, StepInfo(losses)
+        return jax.tree.map(jnp.add, players, updates), state, StepInfo(losses)
 
-    def as_optax(self) -> optax.GradientTransformation:
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
         """This optimizer as an Optax transformation, for any training loop.
 
         **Example**
@@ -69,10 +69,10 @@ class AbstractLearnedOptimizer(AbstractOptimizer):
         ```
         """
 
-        def update(gradients, state, params=None):
-            return self.update(gradients, state, gradients if params is None else params)
+        def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+            return self.update(updates, state, updates if params is None else params)
 
-        return optax.GradientTransformation(self.init_update, update)
+        return optax.with_extra_args_support(optax.GradientTransformation(self.init_update, update))
 
 
 class CoordinatewiseState(eqx.Module):
@@ -85,9 +85,9 @@ class CoordinatewiseState(eqx.Module):
 class AbstractCoordinatewise(AbstractLearnedOptimizer):
     r"""A learned optimizer that applies one small recurrent network to every coordinate alike.
 
-    $u_i = \mathrm{scale}(\mathrm{network}_\phi(\mathrm{features}(g_i)))$ with its own recurrent state per coordinate. All
-    leaves are raveled into one vector, so an update on a pytree is the update on the concatenated vector. It computes in
-    float32 at least (in float64 if the parameters are) and returns updates in the parameters' dtypes.
+    $u_i = \mathrm{scale}(\mathrm{network}_\phi(\mathrm{features}(g_i)))$ with its own recurrent state per coordinate.
+    All leaves are raveled into one vector, so an update on a pytree is the update on the concatenated vector. It
+    computes in float32 at least (in float64 if the parameters are) and returns updates in the parameters' dtypes.
     """
 
     network: eqx.AbstractVar[CoordinatewiseLSTM]
@@ -111,9 +111,8 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer):
 
     def flat_gradient(self, gradients: PyTree) -> Float[Array, "n"]:
         """All gradients as one vector in the dtype of the computation, held constant unless `second_derivatives`."""
-        leaves = jax.tree.leaves(gradients)
-        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
-        flat = jnp.concatenate([x.astype(dtype).ravel() for x in leaves])
+        dtype = common_dtype(gradients, jnp.float32)
+        flat = jnp.concatenate([x.astype(dtype).ravel() for x in jax.tree.leaves(gradients)])
         return flat if self.second_derivatives else jax.lax.stop_gradient(flat)
 
     def cast_network(self, dtype: Any) -> CoordinatewiseLSTM:

@@ -2,11 +2,13 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._problem import common_dtype
 from .._storage import CheckpointError, load_tree, read_header, save_tree
 from ._base import AbstractLearnedOptimizer
 from ._l2o_dm import L2ODM
@@ -23,7 +25,7 @@ def save(path: str | PathLike[str], optimizer: AbstractLearnedOptimizer) -> None
     renamed, so that an interruption or a full disk (`OSError`) leaves an earlier file intact.
     """
     weights = eqx.filter(optimizer, optimizer.meta_parameters())
-    dtype = jnp.result_type(*jax.tree.leaves(weights))
+    dtype = common_dtype(weights)
     header = {"kind": _KIND, "class": type(optimizer).__name__, "config": optimizer.config(), "dtype": dtype.name}
     save_tree(Path(path), weights, header)
 
@@ -31,7 +33,8 @@ def save(path: str | PathLike[str], optimizer: AbstractLearnedOptimizer) -> None
 def load(path: str | PathLike[str]) -> AbstractLearnedOptimizer:
     """Loads what `save` saved.
 
-    **Raises** `CheckpointError` (a `ValueError`), naming file and field, for a missing, damaged, truncated or foreign file.
+    **Raises** `CheckpointError` (a `ValueError`), naming file and field, for a missing, damaged, truncated or foreign
+    file.
 
     **Example**
 
@@ -53,7 +56,7 @@ def load(path: str | PathLike[str]) -> AbstractLearnedOptimizer:
             f"{path}: field 'class' is {header.get('class')!r}, but this version of nestax knows {sorted(_CLASSES)}."
         )
     try:
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
         optimizer = _CLASSES[header["class"]](**config, key=jax.random.key(0))
         dtype = jnp.dtype(header["dtype"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -16,23 +16,24 @@ _EPS = float(jnp.finfo(jnp.float32).eps)
 class L2ODM(AbstractCoordinatewise):
     r"""Coordinatewise LSTM on log-and-sign features of the gradient.
 
-    $$u = \mathrm{scale} \cdot \mathrm{LSTM}_\phi\bigl(\max(\log(|g| + \epsilon) / p, -1),\ \mathrm{clip}(e^p g, -1, 1)\bigr)$$
+    $$u = \mathrm{scale} \cdot \mathrm{LSTM}_\phi\bigl(\max(\log(|g| + \epsilon) / p, -1),\ \mathrm{clip}(e^p g, -1,
+    1)\bigr)$$
 
     with two stacked layers of 20 units and a linear read-out: 5,141 meta-parameters, 80 floats of state per coordinate.
-    Not invariant to the scale of the loss. On a CPU a step costs about as much as 28 steps of Adam.
+    Not invariant to the scale of the loss. On a CPU a step costs as much as many steps of Adam.
 
     **Arguments:**
 
     - `hidden_sizes`: units of each layer. Default (20, 20).
-    - `p`: the cut-off: gradients below $e^{-p}$ are passed linearly. Default 10 (the paper's appendix A); DeepMind's and
-      the "stronger baselines" code use 5.
+    - `p`: the cut-off: gradients below $e^{-p}$ are passed linearly. Default 10 (the paper's appendix A); DeepMind's
+      and the "stronger baselines" code use 5.
     - `scale`: the output scale. Default 0.01, as in both public codes; Lv et al. (2017) re-implemented it with 0.1.
     - `second_derivatives`: differentiate the meta-loss through the gradients too. Default false, as published.
     - `key`: draws the initial weights (Sonnet's initialization).
 
     **Source:** Andrychowicz et al., "Learning to learn by gradient descent by gradient descent", 2016, section 2.1 and
-    appendix A. **Deviation:** the branch-free form of the features, with float32's machine epsilon inside the logarithm, is
-    that of the public code; it equals the paper's up to that epsilon.
+    appendix A. **Deviation:** the branch-free form of the features, with float32's machine epsilon inside the
+    logarithm, is that of the public code; it equals the paper's up to that epsilon.
     """
 
     network: CoordinatewiseLSTM

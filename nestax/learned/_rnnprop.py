@@ -41,7 +41,8 @@ class RNNprop(AbstractCoordinatewise):
     - `second_derivatives`: differentiate the meta-loss through the gradients too. Default false, as published.
     - `key`: draws the initial weights (Sonnet's initialization).
 
-    **Source:** Lv, Jiang and Li, "Learning gradient descent: better generalization and longer horizons", 2017, section 4.
+    **Source:** Lv, Jiang and Li, "Learning gradient descent: better generalization and longer horizons", 2017, section
+    4.
     **Deviation:** the update is added, where the paper subtracts it; the features are in the order of the "stronger
     baselines" code; the initialization is Sonnet's, where the authors' code uses TensorFlow's.
     """

@@ -20,8 +20,8 @@ def _weighted_sum(values: Float[Array, "length"], weights: Float[Array, "length"
         return jnp.sum(values)
     if weights.shape != values.shape:
         raise ValueError(
-            f"`weights` has shape {weights.shape}, but an unroll of {values.size - 1} steps has {values.size} losses: one "
-            "before each step, and one after the last."
+            f"`weights` has shape {weights.shape}, but an unroll of {values.size - 1} steps has {values.size} losses: "
+            "one before each step, and one after the last."
         )
     return jnp.sum(weights.astype(values.dtype) * values)
 

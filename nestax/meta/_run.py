@@ -13,10 +13,10 @@ _KIND = "meta-training run"
 
 
 class RunFolder:
-    """`config.json`, `metrics.jsonl`, `checkpoint.safetensors` and its readable copy `checkpoint.json`, `best.safetensors`.
+    """`config.json`, `metrics.jsonl`, `checkpoint.safetensors` and its readable copy `checkpoint.json`.
 
-    The checkpoint is one file, which holds the arrays and, in its header, the counters: it is replaced in one rename, so a
-    run killed at any instant finds either the old one or the new one.
+    The checkpoint is one file, which holds the arrays and, in its header, the counters: it is replaced in one rename,
+    so a run killed at any instant finds either the old one or the new one.
     """
 
     def __init__(self, path: Path):
@@ -25,7 +25,6 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.counters = path / "checkpoint.json"
-        self.best = path / "best.safetensors"
         self.final = path / "optimizer.safetensors"
 
     def start(self, config: dict[str, Any], resume: bool) -> bool:
@@ -33,12 +32,16 @@ class RunFolder:
         config = json.loads(json.dumps({**config, "version": __version__}))
         if not self.checkpoint.exists():
             if self.config.exists() and not resume:
-                raise ValueError(f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder.")
+                raise ValueError(
+                    f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder."
+                )
             write_json(self.config, config)
             write_atomically(self.metrics, b"")
             return False
         if not resume:
-            raise ValueError(f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder.")
+            raise ValueError(
+                f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder."
+            )
         stored = read_json(self.config)
         for field in sorted((set(stored) | set(config)) - {"version"}):
             if stored.get(field) != config.get(field):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem, Players, Sample
+from .._problem import AbstractProblem, Players, Sample, common_dtype
 
 
 class AbstractTasks(eqx.Module):
@@ -34,8 +34,8 @@ class RandomScaling(AbstractTasks):
     Trains on $f_c(x) = f(c \odot x)$ from $x_0 = \theta_0 / c$, with $c_i = e^{u_i}$ and $u_i$ uniform on
     $[-\mathrm{bound}, \mathrm{bound}]$: an optimizer that relies on one scale of the parameters fails on it.
 
-    **Arguments:** `tasks`: what to rescale. `bound`: natural logarithm of the largest factor; 3 in the paper for the main
-    function, 1 for the convex one.
+    **Arguments:** `tasks`: what to rescale. `bound`: natural logarithm of the largest factor; 3 in the paper for the
+    main function, 1 for the convex one.
     """
 
     tasks: AbstractTasks
@@ -88,7 +88,7 @@ class ConvexCombination(AbstractTasks):
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, target_key, scale_key = jax.random.split(key, 3)
         problem = self.tasks(task_key)
-        dtype = jnp.result_type(*jax.tree.leaves(jax.eval_shape(problem.init, task_key)))
+        dtype = common_dtype(jax.eval_shape(problem.init, task_key))
         target = jax.random.uniform(target_key, (self.dimension,), dtype, -1.0, 1.0)
         scale = jnp.exp(jax.random.uniform(scale_key, (self.dimension,), dtype, -1.0, 1.0))
         return CombinedProblem(problem, target, scale)

@@ -24,6 +24,7 @@ from .._solve import stack_samples
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
+from ._report import write_report
 from ._run import RunFolder
 from ._tasks import AbstractTasks, Fixed
 
@@ -32,8 +33,8 @@ class Validation(eqx.Module):
     """How a learned optimizer is judged during meta-training, so that the best one is kept.
 
     Runs `num_runs` optimizations of `horizon` steps with the current meta-parameters, on fresh problems of the same
-    distribution and always the same ones (common random numbers). The score is the mean loss over the last `window` steps
-    and over the runs; a non-finite run makes it infinite.
+    distribution and always the same ones (common random numbers). The score is the mean loss over the last `window`
+    steps and over the runs; a non-finite run makes it infinite.
 
     **Arguments:**
 
@@ -98,10 +99,10 @@ def train(
 ) -> MetaTraining:
     r"""Meta-trains a learned optimizer by truncated unrolls.
 
-    An epoch is one optimization of `horizon` steps on `num_tasks` fresh problems at once, cut into truncations of `unroll`
-    steps. Each truncation gives one meta-gradient (the mean over the problems) and one update of the meta-parameters;
-    players and optimizer state are carried on, with gradients stopped (Andrychowicz et al., 2016; Chen et al., 2020,
-    section 3). One truncation is one compiled call, the same for every horizon.
+    An epoch is one optimization of `horizon` steps on `num_tasks` fresh problems at once, cut into truncations of
+    `unroll` steps. Each truncation gives one meta-gradient (the mean over the problems) and one update of the
+    meta-parameters; players and optimizer state are carried on, with gradients stopped (Andrychowicz et al., 2016; Chen
+    et al., 2020, section 3). One truncation is one compiled call, the same for every horizon.
 
     **Arguments:**
 
@@ -189,8 +190,8 @@ def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[t
     for horizon, epochs in schedule:
         if horizon < 1 or horizon % unroll or epochs < 1:
             raise ValueError(
-                f"Every stage `(horizon, epochs)` needs a horizon that is a multiple of `unroll` ({unroll}) and at least "
-                f"one epoch, got ({horizon}, {epochs})."
+                f"Every stage `(horizon, epochs)` needs a horizon that is a multiple of `unroll` ({unroll}) and at "
+                f"least one epoch, got ({horizon}, {epochs})."
             )
     return tuple((int(h), int(e)) for h, e in schedule)
 
@@ -259,9 +260,14 @@ def _update(meta, carry, key, rest, tasks, estimator, meta_loss, meta_optimizer,
     out = _map_tasks(one, task_keys, players_and_state, jax.random.split(key, task_keys.shape[0]))
     gradient = jax.tree.map(lambda x: x.mean(axis=0), out.gradient)
     healthy = all_finite(gradient) & all_finite(out.value)
-    updates, state = meta_optimizer.update(gradient, meta.state, meta.weights)
+    with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
+        updates, state = meta_optimizer.update(gradient, meta.state, meta.weights)
     new = _Meta(eqx.apply_updates(meta.weights, updates), state)
-    return select(healthy, new, meta), (task_keys, out.carry), _Report(out.value.mean(), out.losses.mean(axis=0), ~healthy)
+    return (
+        select(healthy, new, meta),
+        (task_keys, out.carry),
+        _Report(out.value.mean(), out.losses.mean(axis=0), ~healthy),
+    )
 
 
 class _Report(eqx.Module):
@@ -296,6 +302,7 @@ class _Session:
         self.epoch_key, self.validation_key = jax.random.split(key)
         self.checkpoint_seconds = checkpoint_seconds
         self.folder: RunFolder | None = None
+        self.settings: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.meta = trainer.initial
         self.best = trainer.initial.weights
@@ -303,7 +310,7 @@ class _Session:
         self.saved_at = time.monotonic()
 
     def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool) -> None:
-        self.folder = folder
+        self.folder, self.settings = folder, settings
         if folder.start(settings, resume):
             (self.meta, self.best), header = folder.load((self.meta, self.best))
             self.counters = {name: header[name] for name in self.counters}
@@ -327,6 +334,7 @@ class _Session:
         optimizer = self.trainer.optimizer(_Meta(self.best, None)) if keep_best else last
         if self.folder is not None and self.counters["epoch"] == len(self.horizons):
             learned.save(self.folder.final, optimizer)
+            write_report(self.folder.path, self.settings, self.history, self.counters["skipped"])
         return MetaTraining(optimizer, last, self.history, self.counters["skipped"])
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
@@ -347,7 +355,9 @@ class _Session:
         }
         counters = {**self.counters, "epoch": epoch + 1, "skipped": self.counters["skipped"] + skipped}
         best = self.best
-        if self.validation is not None and ((epoch + 1) % self.validation.every == 0 or epoch + 1 == len(self.horizons)):
+        if self.validation is not None and (
+            (epoch + 1) % self.validation.every == 0 or epoch + 1 == len(self.horizons)
+        ):
             score = self.trainer.validate(meta, self.validation, horizon, self.validation_key)
             record["validation"] = _number(score)
             if score < (math.inf if counters["best_loss"] is None else counters["best_loss"]):

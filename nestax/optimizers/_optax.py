@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
+from .._problem import AbstractProblem, Players, Sample, common_dtype, evaluate_losses, joint_gradient
 
 
 def _is_hyperparameter(value: Any) -> bool:
@@ -22,17 +22,17 @@ def _is_hyperparameter(value: Any) -> bool:
 class Optax(AbstractOptimizer):
     """Any Optax transformation as an optimizer, with its hyperparameters as array leaves.
 
-    The rule is `players + updates`, where `updates` is the transformation of the joint gradient: with several players this
-    is simultaneous play. Optax itself closes over its hyperparameters; here the transformation is built anew inside the
-    trace from the leaves, so that `jax.vmap` over a learning rate is a sweep, its gradient exists, and a new value does
-    not retrace.
+    The rule is `players + updates`, where `updates` is the transformation of the joint gradient: with several players
+    this is simultaneous play. Optax itself closes over its hyperparameters; here the transformation is built anew
+    inside the trace from the leaves, so that `jax.vmap` over a learning rate is a sweep, its gradient exists, and a new
+    value does not retrace.
 
     **Arguments:**
 
     - `factory`: a function that returns a `GradientTransformation`, such as `optax.adam`. Pass a module-level function:
       a new lambda each time compiles anew each time.
-    - `hyperparameters`: keyword arguments of `factory`. Floats and floating-point arrays become leaves (scalars, cast to
-      the dtype of the players when used); everything else (booleans, schedules, `None`) is static.
+    - `hyperparameters`: keyword arguments of `factory`. Floats and floating-point arrays become leaves (scalars, cast
+      to the dtype of the players when used); everything else (booleans, schedules, `None`) is static.
 
     Transformations that need the value or the loss function (line searches, L-BFGS) receive `value`, `grad` and
     `value_fn` when there is one player; the evaluations that they make themselves are not counted in `StepInfo`.
@@ -88,7 +88,7 @@ class Optax(AbstractOptimizer):
         transformation = self.transformation(common_dtype(wide))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
             updates, state = transformation.update(_widen(gradients), state, wide, **extra)
-            players = optax.apply_updates(players, updates)
+            players = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), players, updates)
         return players, state, StepInfo(losses)
 
 
@@ -99,8 +99,3 @@ def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[
 def _widen(tree: PyTree) -> PyTree:
     """Half-precision leaves as float32: in bfloat16 0.999 is 1, and a state loses small gradients."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, tree)
-
-
-def common_dtype(players: Players) -> Any:
-    """The dtype in which hyperparameters enter: that of the players, promoted over their leaves."""
-    return functools.reduce(jnp.promote_types, [x.dtype for x in jax.tree.leaves(players)])

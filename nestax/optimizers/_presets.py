@@ -9,12 +9,12 @@ LearningRate = float | Float[Array, ""]
 
 
 def sgd(learning_rate: LearningRate) -> Optax:
-    r"""Gradient descent, $\theta \leftarrow \theta - \eta g$."""
+    r"""Gradient descent: $\theta \leftarrow \theta - \eta g$."""
     return Optax(optax.sgd, learning_rate=learning_rate)
 
 
 def momentum(learning_rate: LearningRate, decay: LearningRate = 0.9) -> Optax:
-    r"""Heavy ball (Polyak, 1964): $\mu \leftarrow \beta \mu + g$, $\theta \leftarrow \theta - \eta \mu$.
+    r"""Heavy-ball momentum (Polyak, 1964): $\mu \leftarrow \beta \mu + g$, $\theta \leftarrow \theta - \eta \mu$.
 
     `decay` is $\beta$; there is no factor $1 - \beta$, so the effective step is $\eta / (1 - \beta)$.
     """
@@ -22,7 +22,7 @@ def momentum(learning_rate: LearningRate, decay: LearningRate = 0.9) -> Optax:
 
 
 def nesterov(learning_rate: LearningRate, decay: LearningRate = 0.9) -> Optax:
-    r"""Nesterov momentum in the form of Sutskever et al. (2013), eq. 3–4: the step is $-\eta (g + \beta \mu)$ with the new $\mu$."""
+    r"""Nesterov momentum (Sutskever et al., 2013, eq. 3-4): the step is $-\eta (g + \beta \mu)$ with the new $\mu$."""
     return Optax(optax.sgd, learning_rate=learning_rate, momentum=decay, nesterov=True)
 
 

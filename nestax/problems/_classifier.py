@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem, Sample
+from .._problem import AbstractProblem, Sample, common_dtype
 from ..data import Dataset
 from ._arrays import as_float_array, check_positive_int, default_float, is_concrete
-from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct, params_dtype
+from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -176,7 +176,7 @@ class Classifier(AbstractProblem):
 
     def logits(self, players: tuple[PyTree], inputs: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
         """The network's logits for flat inputs, as they lie in a `Dataset`."""
-        inputs = inputs.astype(params_dtype(players))
+        inputs = inputs.astype(common_dtype(players))
         return self.architecture(players[0], inputs.reshape(inputs.shape[0], *self.dataset.input_shape))
 
     def full_loss(self, players: tuple[PyTree], dataset: Dataset | None = None) -> Float[Array, ""]:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._problem import AbstractProblem, Sample
+from .._problem import AbstractProblem, Sample, common_dtype
 from ..data import Dataset
 from ._arrays import as_float_array, default_float, is_concrete
-from ._supervised import check_batch_size, cross_entropy, draw_batch, fraction_correct, params_dtype
+from ._supervised import check_batch_size, cross_entropy, draw_batch, fraction_correct
 
 Params = dict[str, Float[Array, "..."]]
 
@@ -98,4 +98,4 @@ class LogisticRegression(AbstractProblem):
 
 
 def _logits(params: Params, inputs: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
-    return inputs.astype(params_dtype(params)) @ params["weight"] + params["bias"][None, :]
+    return inputs.astype(common_dtype(params)) @ params["weight"] + params["bias"][None, :]

@@ -1,11 +1,10 @@
 """What supervised problems share: batches drawn on the device by key, and the softmax cross-entropy."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from .._problem import Sample
 from ..data import Dataset
@@ -55,9 +54,3 @@ def check_dataset(dataset: Any, expected: Dataset) -> Dataset:
             f"but the problem was made for {want}."
         )
     return dataset
-
-
-def params_dtype(params: PyTree) -> Any:
-    """The dtype of the parameters, promoted over their leaves."""
-    with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, [x.dtype for x in jax.tree.leaves(params)])

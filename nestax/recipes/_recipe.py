@@ -62,7 +62,8 @@ class Recipe:
 
 
 def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Runs a recipe and checks its claims. Writes `result.json` and `report.md` to `folder`, beside what the run writes.
+    """Runs a recipe and checks its claims. Writes `result.json` and `report.md` to `folder`, beside what the run
+    writes.
 
     Trainings inside a recipe are runs in sub-folders: a recipe that was interrupted goes on where it stopped when it is
     called again with the same arguments.

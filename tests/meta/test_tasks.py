@@ -37,7 +37,9 @@ def test_convex_combination_adds_its_quadratic(key):
     expected = PROBLEM.losses((params,), None)[0] + jnp.mean(combined.target**2)
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     best = combined.target / combined.scale
-    np.testing.assert_allclose(combined.losses(((params, best),), None)[0], PROBLEM.losses((params,), None)[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        combined.losses(((params, best),), None)[0], PROBLEM.losses((params,), None)[0], rtol=1e-12
+    )
     far = jnp.full(5, 1e3)
     np.testing.assert_allclose(
         combined.losses(((params, far),), None)[0] - PROBLEM.losses((params,), None)[0], 10.0, rtol=1e-9

@@ -65,7 +65,7 @@ def test_one_meta_update_is_adam_on_the_meta_gradient():
     optimizer = small()
     trained = train(optimizer, schedule=[(5, 1)], meta_optimizer=optax.sgd(1.0), estimator=meta.TruncatedBackprop())
     moved = jax.tree.map(lambda a, b: a - b, weights(optimizer), weights(trained.optimizer))
-    assert float(optax.global_norm(moved)) > 0
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved)) > 0
     exact = train(optimizer, schedule=[(5, 1)], meta_optimizer=optax.sgd(1.0), estimator=meta.CoordinateSum())
     for a, b in zip(jax.tree.leaves(weights(trained.optimizer)), jax.tree.leaves(weights(exact.optimizer))):
         np.testing.assert_allclose(a, b, rtol=1e-10)
@@ -84,9 +84,10 @@ def test_one_compilation_serves_all_horizons_and_learning_rates():
 
     train(problem=Counting(), schedule=[(5, 1)])
     once = len(traces)
+    assert once > 0
     traces.clear()
     train(problem=Counting(), schedule=[(5, 2), (10, 2), (25, 1)])
-    assert len(traces) == once
+    assert len(traces) <= once
 
 
 def test_validation_keeps_the_best(tmp_path):
@@ -105,12 +106,12 @@ def test_validation_keeps_the_best(tmp_path):
     assert not eqx.tree_equal(result.optimizer, result.last)
     assert eqx.tree_equal(nx.learned.load(tmp_path / "run" / "optimizer.safetensors"), result.optimizer)
     # the score is what anybody computes with the same keys: the returned optimizer beats the last one
-    value = lambda o: float(
-        jax.vmap(lambda k: nx.solve(PROBLEM, o, num_steps=10, key=k, throw=False).losses[-2:, 0].mean())(
-            jax.random.split(jax.random.key(5), 20)
-        ).mean()
-    )
-    assert value(result.optimizer) < value(result.last)
+    keys = jax.random.split(jax.random.key(5), 20)
+    losses = [
+        jax.vmap(lambda k, o=o: nx.solve(PROBLEM, o, num_steps=10, key=k, throw=False).losses[-2:, 0].mean())(keys)
+        for o in (result.optimizer, result.last)
+    ]
+    assert float(losses[0].mean()) < float(losses[1].mean())
 
 
 def test_a_non_finite_meta_gradient_is_skipped_and_counted():
@@ -131,8 +132,8 @@ def test_a_non_finite_meta_gradient_is_skipped_and_counted():
 def test_the_run_folder_holds_everything(tmp_path):
     result = train(run=tmp_path / "run", config={"problem": "quadratic"})
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoint.safetensors", "checkpoint.json", "optimizer.safetensors",
-                     "report.md", "training.png"}  # fmt: skip
+    checkpoint = {"checkpoint.safetensors", "checkpoint.json"}
+    assert names == checkpoint | {"config.json", "metrics.jsonl", "optimizer.safetensors", "report.md", "training.png"}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["version"] == nx.__version__
     assert (config["seed"], config["schedule"], config["unroll"], config["problem"]) == (0, [[10, 4]], 5, "quadratic")
@@ -149,12 +150,17 @@ def test_stopping_and_resuming_is_bit_identical(stops_after, tmp_path):
     resumed = train(**settings, run=tmp_path / "parts", resume=True)
     assert eqx.tree_equal(resumed.optimizer, whole.optimizer)
     assert eqx.tree_equal(resumed.last, whole.last)
-    timeless = lambda history: [{k: v for k, v in r.items() if k != "seconds"} for r in history]
-    assert timeless(resumed.history) == timeless(whole.history)
+    for a, b in zip(resumed.history, whole.history, strict=True):
+        assert a | {"seconds": 0} == b | {"seconds": 0}
 
 
 def run_child(folder, pause):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    # All children share what they compile: they differ in when they die, not in what they run.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
+    environment |= {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     command = [sys.executable, str(Path(__file__).parent / "killed.py"), str(folder), str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -174,7 +180,6 @@ def test_a_killed_training_resumes_bit_identically(tmp_path):
         assert child.wait(timeout=300) == 0
     for name in ("optimizer.safetensors", "checkpoint.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "killed").glob(".*.tmp")) or True  # a kill may leave a temporary file, never a damaged one
 
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path):

@@ -33,7 +33,7 @@ def tuned_classical(
 
 
 def scores(evaluation: Evaluation, record: dict[str, dict[str, Any]], marks: Sequence[int]) -> dict[str, Any]:
-    """`{mark: {optimizer: [mean, min, max]}}` of ln loss; a classical optimizer stands with its best rate at that mark."""
+    """`{mark: {optimizer: [mean, min, max]}}` of ln loss, a classical optimizer with its best rate at that mark."""
     out: dict[str, Any] = {}
     for mark in marks:
         rows = {}

@@ -104,7 +104,8 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
     ln_loss = scores(evaluation, record, marks)
     rivals = ("sgd", "momentum", "adam")
     lowest = {
-        name: min((curve.log_loss(step)[0], step) for step in evaluation.marks()) for name, curve in evaluation.curves.items()
+        name: min((curve.log_loss(step)[0], step) for step in evaluation.marks())
+        for name, curve in evaluation.curves.items()
     }
     return {
         "ln_loss": ln_loss,
@@ -186,12 +187,13 @@ RECIPE = Recipe(
             horizon=40,
             early=(20, 30, 50),
             long_horizon=100,
+            classical=("sgd", "momentum", "adam"),
             tuning_seeds=1,
             num_seeds=2,
         ),
         "laptop": Protocol(
             rnnprop=Training("rnnprop-stronger-baselines", 100, validate_every=10, validation_runs=10, meta_seeds=3),
-            l2o_dm=Training("l2o-dm-stronger-baselines", 5_000, validate_every=100, validation_runs=5),
+            l2o_dm=Training("l2o-dm-stronger-baselines", 2_000, validate_every=50, validation_runs=5, meta_seeds=2),
         ),
         "paper": Protocol(
             rnnprop=Training("rnnprop-stronger-baselines", 100, validate_every=10, validation_runs=20, meta_seeds=5),
@@ -206,7 +208,7 @@ RECIPE = Recipe(
         *_claims("l2o-dm", "L2O-DM", "lowest -2.3 near step 500, 0.0 at 10,000 steps (read off)"),
     ),
     notes=(
-        "The published evaluation trains the optimizee on the 10,000 test images of MNIST; so does this one. Learning rates "
-        "of the classical optimizers are tuned per column, on other seeds."
+        "The published evaluation trains the optimizee on the 10,000 test images of MNIST; so does this one. Learning "
+        "rates of the classical optimizers are tuned per column, on other seeds."
     ),
 )

@@ -95,7 +95,9 @@ RECIPE = Recipe(
     title="RNNprop learned on the digits network against tuned classical optimizers",
     source="Lv et al. 2017 and Chen et al. 2020, at a size that trains in half a minute",
     scales={
-        "smoke": Protocol(schedule=((40, 3),), horizon=50, long_horizon=100, tuning_seeds=1, num_seeds=2),
+        "smoke": Protocol(
+            schedule=((40, 3),), classical=("adam", "sgd"), horizon=50, long_horizon=100, tuning_seeds=1, num_seeds=2
+        ),
         "laptop": Protocol(),
         "paper": Protocol(meta_seeds=5, tuning_seeds=5, num_seeds=10),
     },
@@ -119,11 +121,12 @@ RECIPE = Recipe(
         ),
         Claim(
             "Q3",
-            "The learned optimizer's step costs more than ten steps of Adam on a CPU.",
-            "about 28 (own measurement on one core, 13,590 parameters)",
+            "A step of the learned optimizer costs several steps of Adam on a CPU.",
+            "not stated",
             lambda metrics: metrics["cost_in_adam_steps"],
-            lambda value: value > 10,
-            "Depends on the machine and on the size of the problem; stated so that nobody compares steps alone.",
+            lambda value: value > 3,
+            "Value: seconds per step over those of Adam, both of a single run; above 3. It depends on machine and "
+            "problem size, and is stated so that nobody compares steps alone.",
         ),
     ),
 )

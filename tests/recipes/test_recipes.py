@@ -1,0 +1,97 @@
+"""Recipes: they run at smoke scale, and their claims can fail."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nestax import recipes
+from nestax.recipes import Claim
+
+SMOKE = tuple(recipes.RECIPES)
+
+
+@pytest.fixture(scope="module", params=SMOKE)
+def result(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param.replace("/", "-"))
+    return folder, recipes.reproduce(recipes.by_name(request.param), "smoke", 0, folder)
+
+
+def test_smoke_scale_runs_and_writes(result):
+    folder, value = result
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(value, allow_nan=False))
+    assert (folder / "report.md").read_text().startswith(f"# {value['recipe']}")
+    assert (folder / "comparison.png").exists()
+    for claim in value["claims"]:
+        assert set(claim) == {"id", "statement", "published", "value", "holds", "note"}
+        assert isinstance(claim["holds"], bool)
+        assert claim["value"] is not None  # measured, whatever it is
+
+
+def test_a_finished_recipe_does_not_train_again(result):
+    folder, value = result
+    runs = sorted(folder.glob("*/metrics.jsonl"))
+    assert runs
+    before = [p.read_bytes() for p in runs]
+    again = recipes.reproduce(recipes.by_name(value["recipe"]), "smoke", 0, folder)
+    assert [p.read_bytes() for p in runs] == before
+    assert again["metrics"]["ln_loss"] == value["metrics"]["ln_loss"]  # same seed, same result
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=str)
+def test_every_recipe_has_three_scales_and_unique_claims(recipe):
+    assert tuple(recipe.scales) == recipes.SCALES
+    ids = [claim.id for claim in recipe.claims]
+    assert len(ids) == len(set(ids)) > 0
+    assert all(claim.tolerance for claim in recipe.claims)
+
+
+def _metrics(recipe, ours, others, cost):
+    """Metrics in which the learned optimizers are at `ours` and all others at `others` (ln loss, early and late)."""
+    names = ("learned",) if recipe == "l2o/quickstart" else ("rnnprop", "l2o-dm")
+    marks = [500, 5_000] if recipe == "l2o/quickstart" else [100, 200, 500, 10_000]
+    at = lambda values, i: values[0] if i < len(marks) - 1 else values[1]  # noqa: E731
+    return {
+        "marks": marks,
+        "cost_in_adam_steps": cost,
+        "margins": {n: {str(m): at(others, i) - at(ours, i) for i, m in enumerate(marks)} for n in names},
+        "ln_loss": {
+            str(m): {**{n: [at(ours, i)] * 3 for n in names}, "adam": [at(others, i)] * 3} for i, m in enumerate(marks)
+        },
+    }
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_claims_hold_where_they_should_and_fail_where_they_should(name):
+    claims = recipes.by_name(name).claims
+    published = _metrics(name, ours=(-5.0, -4.0), others=(-4.0, -9.0), cost=28)  # fast, then overtaken
+    assert all(claim.check(published)["holds"] for claim in claims)
+    opposite = _metrics(name, ours=(-3.0, -9.5), others=(-4.0, -9.0), cost=5)  # slow, then ahead
+    assert not any(claim.check(opposite)["holds"] for claim in claims)
+
+
+def test_an_unmeasured_value_does_not_hold():
+    claim = Claim("X", "statement", "1", lambda metrics: None, lambda value: True, "none")
+    assert claim.check({})["holds"] is False
+
+
+def test_unknown_names_suggest_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean 'l2o/quickstart'"):
+        recipes.by_name("l2o/quikstart")
+    with pytest.raises(ValueError, match="Did you mean 'laptop'"):
+        recipes.reproduce(recipes.by_name("l2o/quickstart"), "labtop", 0, tmp_path)
+
+
+RECORDED = sorted((Path(__file__).parents[2] / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_recorded_results_are_what_the_recipes_claim(path):
+    """Every recorded verdict is the one that today's claims give on the recorded metrics."""
+    recorded = json.loads(path.read_text())
+    recipe = recipes.by_name(recorded["recipe"])
+    assert path.parts[-3:] == (*recorded["recipe"].split("/"), f"{recorded['scale']}.json")
+    verdicts = {c["id"]: (c["value"], c["holds"]) for c in recorded["claims"]}
+    assert {
+        c.id: (c.check(recorded["metrics"])["value"], c.check(recorded["metrics"])["holds"]) for c in recipe.claims
+    } == verdicts
