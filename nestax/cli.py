@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 import json
 import os
 import re
@@ -123,7 +124,6 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    ctx: typer.Context,
     problem: Annotated[str, typer.Option(help="What to train on; see `nestax problems`.")] = problems.DEFAULT,
     optimizer: Annotated[
         str, typer.Option(help="What to train; see `nestax optimizers`.")
@@ -152,7 +152,7 @@ def train(
     """
     options = {
         "problem": problem,
-        "preset": optimizer,
+        "optimizer": optimizer,
         "schedule": schedule,
         "unroll": unroll,
         "num_tasks": num_tasks,
@@ -165,9 +165,11 @@ def train(
         "seed": seed,
     }
     if resume is not None:
-        given = [p for p in ctx.params if p not in ("resume", "as_json") and _is_given(ctx, p)]
-        if given:
-            raise ValueError(f"`--resume` takes all settings from the run; leave out --{given[0].replace('_', '-')}.")
+        defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
+        given = [name for name, value in options.items() if value != defaults[name]]
+        if given or output is not None:
+            name = (given or ["output"])[0].replace("_", "-")
+            raise ValueError(f"`--resume` takes all settings from the run; leave out --{name}.")
         options = read_json(resume / "config.json").get("command")
         if not isinstance(options, dict):
             raise CheckpointError(
@@ -197,16 +199,11 @@ def train(
     _out.print(f"\nUse it: nestax evaluate --problem {options['problem']} {summary['optimizer']} adam", highlight=False)
 
 
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _train(options: dict[str, Any], folder: Path, resume: bool, progress: bool) -> meta.MetaTraining:
     if options["meta_loss"] not in _META_LOSSES:
         raise ValueError(f"Unknown meta-loss '{options['meta_loss']}'. Known: {', '.join(_META_LOSSES)}.")
     key = jax.random.key(options["seed"])
-    optimizer = learned.preset(options["preset"], key=key)
+    optimizer = learned.preset(options["optimizer"], key=key)
     tasks: meta.AbstractTasks = meta.Fixed(problems.by_name(options["problem"]))
     if options["random_scaling"] > 0:
         tasks = meta.RandomScaling(tasks, options["random_scaling"])

@@ -6,6 +6,7 @@ To add one, append a `Case`. What an optimizer can and cannot do stands on its c
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -66,4 +67,7 @@ CASES = (
         # a float64 array: for a Python float Optax computes the schedule in float32 even where float64 is enabled
         reference=lambda lr: decaying_sgd(jnp.asarray(lr, jnp.float64)),
     ),
+    # Second derivatives on: otherwise the gradient with respect to the scale is the first-order one, by design.
+    Case("l2o-dm", lambda s: nx.learned.L2ODM((3,), scale=s, second_derivatives=True, key=jax.random.key(0))),
+    Case("rnnprop", lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0))),
 )

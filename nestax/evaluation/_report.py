@@ -38,20 +38,21 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def plot(evaluation: Evaluation, path: str | PathLike[str], title: str = "") -> None:
-    """Loss against steps and against seconds, on logarithmic axes: lines are means over seeds, bands the range.
+    """Loss at equal cost, on logarithmic axes: lines are means over seeds, bands the range.
 
-    The learned optimizers cost more per step, so the two pictures differ.
+    Left over gradient evaluations (steps, for methods that take one each), which is what counts where the problem is
+    expensive; right over seconds, which is what counts where the optimizer is.
     """
     figure = matplotlib.figure.Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     steps = plot_steps(evaluation.num_steps)
     for name, curve in evaluation.curves.items():
         mean, low, high = np.exp(np.array([curve.log_loss(int(s)) for s in steps])).T
-        for axes, x in ((left, steps), (right, steps * curve.seconds_per_step)):
+        for axes, x in ((left, curve.gradients[steps - 1]), (right, steps * curve.seconds_per_step)):
             (line,) = axes.plot(x, mean, label=name, linewidth=1.6)
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     left.set_ylabel("loss")
-    left.set_xlabel("steps")
+    left.set_xlabel("gradient evaluations")
     right.set_xlabel("seconds")
     for axes in (left, right):
         axes.set_xscale("log")

@@ -21,7 +21,7 @@ CLASSICAL: dict[str, tuple[Make, tuple[float, ...]]] = {
     "momentum": (momentum, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
     "nesterov": (nesterov, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
     "adam": (adam, (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)),
-    "rmsprop": (rmsprop, (1e-3, 3e-3, 0.01, 0.03, 0.1)),
+    "rmsprop": (rmsprop, (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)),
     "adagrad": (adagrad, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
 }
 

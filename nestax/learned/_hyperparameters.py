@@ -12,7 +12,7 @@ def as_scalar(value: Any) -> Any:
     return jnp.asarray(value, float) if isinstance(value, float | int) else value
 
 
-def to_float(value: Float[Array, ""], name: str) -> float:
+def to_float(value: Float[Array, "..."], name: str) -> float:
     """The number, for a header; `ValueError` for a batch of optimizers, which has several."""
     array = np.asarray(value)
     if array.ndim:

@@ -104,6 +104,7 @@ def test_default_folders_never_collide(monkeypatch, tmp_path):
         (("train", "--schedule", "100*40"), "100x40"),
         (("train", "--meta-loss", "max"), "Unknown meta-loss"),
         (("train", "--resume", "nowhere"), "the file does not exist"),
+        (("train", "--resume", "nowhere", "--unroll", "5"), "leave out --unroll"),
         (("reproduce", "l2o/quickstat"), "Did you mean 'l2o/quickstart'"),
         (("reproduce", "l2o/quickstart", "--scale", "smok"), "Did you mean 'smoke'"),
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -193,6 +194,24 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path):
         train(run=tmp_path / "run", stop=interrupt)
     resumed = train(run=tmp_path / "run", resume=True)
     assert eqx.tree_equal(resumed.optimizer, whole.optimizer)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    """The limit on file size makes a real write fail, as a full disk does; the run then resumes to the same end."""
+    settings = {"schedule": [(10, 5)], "checkpoint_seconds": 0.0}
+    whole = train(**settings)
+    train(**settings, run=tmp_path / "run", stop=lambda epoch: epoch == 1)
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, old[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            train(**settings, run=tmp_path / "run", resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+    assert eqx.tree_equal(train(**settings, run=tmp_path / "run", resume=True).optimizer, whole.optimizer)
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
