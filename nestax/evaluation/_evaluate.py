@@ -1,6 +1,7 @@
 """Optimizers compared on a problem from the same initial points, with the same minibatches, at equal steps and time."""
 
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -91,9 +92,12 @@ def plot_steps(num_steps: int) -> Int[np.ndarray, "points"]:
 
 
 def device_name() -> str:
-    """The device that computations run on, in words."""
+    """The device that computations run on, in words; for a CPU with the number of cores that this process may use."""
     device = jax.devices()[0]
-    return f"{device.device_kind} ({platform.machine()})" if device.platform == "cpu" else device.device_kind
+    if device.platform != "cpu":
+        return device.device_kind
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()} CPU, {cores} core{'' if cores == 1 else 's'}"
 
 
 def evaluate(
