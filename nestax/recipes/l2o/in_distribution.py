@@ -69,12 +69,13 @@ def _train(name: str, how: Training, protocol: Protocol, problem: Any, seed: int
         )
         key = name if i == 0 else f"{name}/{meta_seed}"
         optimizers[key] = training.optimizer
-        validations = [r["validation"] for r in training.history if r.get("validation") is not None]
+        validations = [(r["validation"], r["epoch"] + 1) for r in training.history if r.get("validation") is not None]
         records[key] = {
             "epochs": len(training.history),
             "seconds": round(sum(r["seconds"] for r in training.history), 1),
-            "best_validation": min(validations, default=None),
-            "first_validation": validations[0] if validations else None,
+            "validations": [[epoch, round(loss, 4)] for loss, epoch in validations],
+            "best_epoch": min(validations)[1] if validations else None,
+            "best_validation": round(min(validations)[0], 4) if validations else None,
             "skipped_updates": training.num_skipped,
         }
     return optimizers, records
