@@ -227,8 +227,8 @@ def rollout(
     return raise_failure(out) if throw else out
 
 
-def raise_failure(out: Rollout) -> Rollout:
-    """Raises if `out.result` is a failure; returns `out` otherwise."""
+def raise_failure(out: Any) -> Any:
+    """Raises if `out`, anything with `num_steps` and `result`, is a failure; returns it otherwise."""
     if isinstance(out.num_steps, jax.core.Tracer):
         return out.result.error_if(out, out.result != RESULTS.successful)
     if out.result != RESULTS.successful:

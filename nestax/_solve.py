@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ._optimizer import AbstractOptimizer, OptimizerStep, StepInfo
 from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
-from ._rollout import RESULTS, NumericalError, Rollout, blank, rollout, select
+from ._rollout import RESULTS, Rollout, blank, raise_failure, rollout, select
 
 CHUNK = 1_000
 """Steps per compiled call. Samples are drawn chunk by chunk, so this number is part of what a seed means."""
@@ -115,7 +115,7 @@ def solve(
     info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
     info = _thin(info, record_every // window)
     solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * optimizer.updates_per_step), result)
-    return _raise_failure(solution) if throw else solution
+    return raise_failure(solution) if throw else solution
 
 
 def start(problem, optimizer, players, state, key):
@@ -198,11 +198,3 @@ def _blank_records(info: StepInfo, num: int) -> StepInfo:
 def _mean_losses(out: Rollout) -> str:
     losses = out.info.losses
     return "" if isinstance(losses, jax.core.Tracer) else " ".join(f"{x:.4g}" for x in np.mean(losses[-100:], axis=0))
-
-
-def _raise_failure(solution: Solution) -> Solution:
-    if isinstance(solution.num_steps, jax.core.Tracer):
-        return solution.result.error_if(solution, solution.result != RESULTS.successful)
-    if solution.result != RESULTS.successful:
-        raise NumericalError(f"After {int(solution.num_steps)} steps: {RESULTS[solution.result]}")
-    return solution
