@@ -38,8 +38,9 @@ def test_a_finished_recipe_does_not_train_again(result):
     assert again["metrics"]["ln_loss"] == value["metrics"]["ln_loss"]  # same seed, same result
 
 
-@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=str)
-def test_every_recipe_has_three_scales_and_unique_claims(recipe):
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_has_three_scales_and_unique_claims(name):
+    recipe = recipes.by_name(name)
     assert tuple(recipe.scales) == recipes.SCALES
     ids = [claim.id for claim in recipe.claims]
     assert len(ids) == len(set(ids)) > 0
