@@ -17,7 +17,7 @@ class Protocol:
     """How the quickstart is run."""
 
     problem: str = "digits-mlp"  # embedded in scikit-learn: no download
-    optimizer: str = "rnnprop-stronger-baselines"  # learns in seconds, where L2O-DM needs thousands of epochs
+    optimizer: str = "rnnprop-stronger-baselines"  # learns faster and more steadily than L2O-DM
     schedule: tuple[tuple[int, int], ...] = ((100, 100),)  # the published training of RNNprop
     unroll: int = 20  # steps per truncation, as published
     meta_seeds: int = 1  # trainings; the first is shown
