@@ -110,7 +110,7 @@ def train(
     - `tasks`: a problem, or a distribution of problems.
     - `seed`: fixes everything random. Same seed, same result, bit for bit, on the same machine and version.
     - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
-      was published with thousands, and needs a `validation`: it drifts. Growing horizons teach an optimizer to keep going.
+      was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going.
     - `unroll`: steps per truncation; divides every horizon. Default 20, as published.
     - `num_tasks`: problems per meta-update.
     - `meta_loss`: default `Sum()`.
