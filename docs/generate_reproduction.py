@@ -99,13 +99,24 @@ def section(recipe: Recipe, result: Mapping[str, Any]) -> str:
     lines += [f"- **{claim['id']}**: {claim['note']}" for claim in result["claims"] if claim["note"]]
     known = {claim["id"] for claim in result["claims"]}
     lines += [f"- **{c.id}** was added after this run: {c.statement}" for c in recipe.claims if c.id not in known]
-    if result.get("notes"):
-        lines += ["", result["notes"]]
+    if recipe.notes:
+        lines += ["", recipe.notes]
+    if "training" in result["metrics"]:
+        lines += ["", "**Trainings**, which may have been finished before this run", "", trainings(result["metrics"])]
     for entry in result["metrics"].get("tables", []):
         lines += ["", f"**{entry['title']}**", "", entry["markdown"].rstrip()]
     settings = table(["setting", "value"], [[f"`{k}`", f"`{json.dumps(v)}`"] for k, v in result["protocol"].items()])
     lines += ["", '??? note "Settings"', "", *("    " + line if line else "" for line in settings.splitlines())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def trainings(metrics: Mapping[str, Any]) -> str:
+    """The meta-trainings of a recipe: how long they were, and when they were at their best."""
+    rows = []
+    for name, entry in metrics["training"].items():
+        best = f"{number(entry['best_validation'])} after epoch {entry['best_epoch']}"
+        rows.append([name, str(entry["epochs"]), duration(entry["seconds"]), best, str(entry["skipped_updates"])])
+    return table(["optimizer", "epochs", "duration", "best validation loss", "skipped updates"], rows)
 
 
 def anchor(recipe: Recipe) -> str:

@@ -178,8 +178,12 @@ def a_result(recipe, scale, **changes):
         "scale": scale,
         "seed": 3,
         "claims": claims,
-        "metrics": {"tables": [{"title": "a table", "markdown": "| a |\n|---|\n| 1 |\n"}]},
-        "notes": "what was tried",
+        "metrics": {
+            "tables": [{"title": "a table", "markdown": "| a |\n|---|\n| 1 |\n"}],
+            "training": {
+                "net": {"epochs": 7, "seconds": 240, "best_validation": 0.5, "best_epoch": 3, "skipped_updates": 0}
+            },
+        },
         "protocol": dataclasses.asdict(recipe.protocol(scale)),
         "version": "0.0.7",
         "device": "an abacus",
@@ -199,6 +203,7 @@ def test_the_generator_with_no_and_with_many_results(tmp_path):
     empty = page(tmp_path / "nowhere")
     assert empty.count("No recorded results yet") == len(recipes.RECIPES)
     assert all(recipe.title in empty for recipe in recipes.RECIPES.values())
+    noted = [recipe for recipe in recipes.RECIPES.values() if recipe.notes]
     for recipe in recipes.RECIPES.values():
         for scale in recipe.scales:
             write(tmp_path, a_result(recipe, scale))
@@ -212,10 +217,12 @@ def test_the_generator_with_no_and_with_many_results(tmp_path):
         "an abacus",
         "67 min",
         "Seed 3",
-        "what was tried",
+        "| net | 7 | 4 min | 0.5 after epoch 3 | 0 |",
         "**a table**",
     ):
         assert text in full, text
+    assert noted
+    assert all(recipe.notes in full for recipe in noted)
     assert full == page(tmp_path)
 
 
