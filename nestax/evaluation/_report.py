@@ -46,10 +46,10 @@ def plot(evaluation: Evaluation, path: str | PathLike[str], title: str = "") -> 
     figure = matplotlib.figure.Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     steps = plot_steps(evaluation.num_steps)
-    for name, curve in evaluation.curves.items():
+    for i, (name, curve) in enumerate(evaluation.curves.items()):
         mean, low, high = np.exp(np.array([curve.log_loss(int(s)) for s in steps])).T
         for axes, x in ((left, curve.gradients[steps - 1]), (right, steps * curve.seconds_per_step)):
-            (line,) = axes.plot(x, mean, label=name, linewidth=1.6)
+            (line,) = axes.plot(x, mean, "-" if i < 10 else "--", label=name, linewidth=1.6)
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     left.set_ylabel("loss")
     left.set_xlabel("gradient evaluations")
