@@ -213,9 +213,9 @@ RECIPE = Recipe(
         "rates of the classical optimizers are tuned per column, on other seeds.\n\n"
         "At laptop scale the fast start does not stand out against *tuned* Adam: all differences up to 500 steps are "
         "within 0.17 in ln loss, and only two of the three RNNprops (at 500 steps) and one of the two L2O-DMs (at 100 "
-        "steps) are below it. Both are ahead of tuned SGD throughout, and of momentum nearly so. Adam at 0.03 is as fast "
-        "at first and stalls later; at 0.01 it is slower at first and goes on. What the claims compare with is the better "
+        "steps) are below it. Both are ahead of tuned SGD throughout, and of momentum nearly so. Adam at 0.03 is as "
+        "fast at first and stalls later; at 0.01 it is slower at first and goes on; the claims compare with the better "
         "one at each mark. The plateau beyond the training horizon reproduces clearly. L2O-DM did not need its 2,000 "
-        "epochs: its validation loss was lowest after 400 and 250 of them and then rose, so it is kept by validation."
+        "epochs: its validation loss was lowest after 400 and 250 of them and then rose, so validation has to keep it."
     ),
 )
