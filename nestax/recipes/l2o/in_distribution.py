@@ -216,6 +216,8 @@ RECIPE = Recipe(
         "steps) are below it. Both are ahead of tuned SGD throughout, and of momentum nearly so. Adam at 0.03 is as "
         "fast at first and stalls later; at 0.01 it is slower at first and goes on; the claims compare with the better "
         "one at each mark. The plateau beyond the training horizon reproduces clearly. L2O-DM did not need its 2,000 "
-        "epochs: its validation loss was lowest after 400 and 250 of them and then rose, so validation has to keep it."
+        "epochs: its validation loss was lowest after 400 and 250 of them and then rose, so validation has to keep "
+        "it.\n\nThe trained optimizers lie beside the recorded result, in `results/l2o/in-distribution/`, for "
+        "`nestax.learned.load`."
     ),
 )
