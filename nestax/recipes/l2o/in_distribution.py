@@ -218,9 +218,9 @@ RECIPE = Recipe(
         "one at each mark. The plateau beyond the training horizon reproduces clearly. L2O-DM did not need its 2,000 "
         "epochs: its validation loss was lowest after 400 and 250 of them and then rose, so validation has to keep "
         "it.\n\n"
-        "Tried besides, one meta-seed each, evaluated on 5 other seeds at 500 steps, where Adam at 0.03 is at -2.03 and an "
-        "RNNprop of this recipe at -2.03: the meta-loss `SumLog` in place of `Sum`, -2.15 (and level with Adam at 200); "
-        "truncations of 100 steps in place of 20 with 150 epochs, -1.78.\n\n"
+        "Tried besides, one meta-seed each, evaluated on 5 other seeds at 500 steps, where Adam at 0.03 is at -2.03 and "
+        "an RNNprop of this recipe at -2.03: the meta-loss `SumLog` in place of `Sum`, -2.15 (and level with Adam at "
+        "200); truncations of 100 steps in place of 20, with 150 epochs, -1.78.\n\n"
         "The trained optimizers lie beside the recorded result, in `results/l2o/in-distribution/`, for "
         "`nestax.learned.load`."
     ),
