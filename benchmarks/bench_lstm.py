@@ -25,6 +25,7 @@ autograd through the 20 steps (one forward pass, nothing recomputed), in both la
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -37,7 +38,7 @@ REPEATS = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", default=None)
@@ -200,11 +201,11 @@ def nestax_items():
     jit = jax.jit
     return {
         "network/forward": _item(jit(forward), (network, features), STEPS),
-        "network/meta": _item(jit(lambda *a: meta(*a, False)), (network, features, cotangents), STEPS),
-        "network/meta subset": _item(jit(lambda *a: meta(*a, True)), (network, features, cotangents), STEPS),
+        "network/meta": _item(jit(functools.partial(meta, subset=False)), (network, features, cotangents), STEPS),
+        "network/meta subset": _item(jit(functools.partial(meta, subset=True)), (network, features, cotangents), STEPS),
         "optimizee/forward": _item(jit(unroll), run, STEPS),
-        "optimizee/meta": _item(jit(lambda *a: meta_unroll(*a, False)), run, STEPS),
-        "optimizee/meta subset": _item(jit(lambda *a: meta_unroll(*a, True)), run, STEPS),
+        "optimizee/meta": _item(jit(functools.partial(meta_unroll, subset=False)), run, STEPS),
+        "optimizee/meta subset": _item(jit(functools.partial(meta_unroll, subset=True)), run, STEPS),
     }
 
 

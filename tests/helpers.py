@@ -15,7 +15,7 @@ class Quadratic(nx.AbstractDeterministicProblem):
     r"""$\tfrac12 \sum_i h_i x_i^2$: gradient descent multiplies $x_i$ by $1 - \eta h_i$."""
 
     curvature: Float[Array, "..."]
-    start: Float[Array, "..."] = 1.0
+    start: float | Float[Array, "..."] = 1.0
 
     def init(self, key):
         return (jnp.broadcast_to(jnp.asarray(self.start, self.curvature.dtype), self.curvature.shape),)
@@ -112,7 +112,8 @@ class CountTraces(nx.AbstractProblem):
 class Counter(list):
     """A list compared and hashed by identity, as a static field must be."""
 
-    __hash__ = object.__hash__
+    def __hash__(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return id(self)
 
     def __eq__(self, other):
         return self is other

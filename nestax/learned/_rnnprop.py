@@ -30,7 +30,7 @@ class RNNprop(AbstractCoordinatewise):
     where $\hat m$, $\hat v$ are bias-corrected running moments. The network is a linear layer to 20 units with ELU, two
     LSTM layers of 20 and a linear read-out: 6,641 meta-parameters, 82 floats of state per coordinate. Invariant to the
     scale of the loss (as long as $|g| \gg 10^{-8}$), and no coordinate ever moves by more than `scale`. On a CPU a step
-    costs about as much as 28 steps of Adam.
+    costs as much as many steps of Adam.
 
     **Arguments:**
 

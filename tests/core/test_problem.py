@@ -1,5 +1,7 @@
 """Joint gradients and game Jacobian products against closed forms and dense Jacobians; every refusal."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +142,7 @@ def test_good_players_pass_through():
 class Loss(nx.AbstractDeterministicProblem):
     """Returns whatever it is told to, to be refused."""
 
-    function: object
+    function: Callable
 
     def init(self, key):
         return (ONE,)

@@ -83,7 +83,9 @@ def test_segments_and_every_step_need_less_memory():
         def final(y):
             return jnp.sum(nx.rollout(Map(inside), y, None, num_steps=256, checkpoint=checkpoint, throw=False).carry)
 
-        return jax.jit(jax.grad(final)).lower(jnp.ones(200)).compile().memory_analysis().temp_size_in_bytes
+        analysis = jax.jit(jax.grad(final)).lower(jnp.ones(200)).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     carries = 256 * 200 * 8
     keep, every, root = (temporary_bytes(p) for p in (nx.KeepAll(), nx.EveryStep(), nx.Segments()))

@@ -78,7 +78,7 @@ def test_rnnprop_features_are_adam_s_with_equal_decays(key):
         features, state = optimizer.features(gradient, state)
         with jax.numpy_dtype_promotion("standard"):  # Optax's own code is not written for strict promotion
             updates, adam_state = adam.update(gradient, adam_state)
-        np.testing.assert_allclose(features[0], -updates, rtol=1e-12)
+        np.testing.assert_allclose(features[0], -jnp.asarray(updates), rtol=1e-12)
     assert float(jnp.max(jnp.abs(features[1]))) <= 1 / math.sqrt(1 - 0.95) + 1e-9
 
 
@@ -146,7 +146,7 @@ def test_as_optax_is_the_optimizer(key):
         gradient = jax.grad(lambda x: problem.losses((x,), None)[0])(params)
         updates, state = transformation.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(params, solution.players[0], rtol=1e-12)
+    np.testing.assert_allclose(jnp.asarray(params), solution.players[0], rtol=1e-12)
 
 
 def test_as_optax_trains_an_equinox_network(key):

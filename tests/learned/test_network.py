@@ -155,6 +155,7 @@ def test_initialization_statistics(key):
         # A standard normal cut at +-2 has standard deviation 0.8796 and mean 0.
         assert abs(z.std() - 0.8796) < 4 / np.sqrt(2 * z.size)
         assert abs(z.mean()) < 4 / np.sqrt(z.size)
+    assert network.projection_bias is not None
     assert not network.projection_bias.any()
     assert not network.readout_bias.any()
 
@@ -201,7 +202,9 @@ def test_vmap_of_the_gradient_is_a_loop():
     networks = [make("one-layer", k) for k in range(3)]
     runs = [data(networks[0], 6, 2, k) for k in range(3)]
     stacked, batch = (jax.tree.map(lambda *x: jnp.stack(x), *trees) for trees in (networks, runs))
-    got = jax.jit(jax.vmap(lambda network, run: weighted_outputs_gradient(network, *run, bounded)))(stacked, batch)
+    got = jax.jit(jax.vmap(lambda network, run: weighted_outputs_gradient(network, run[0], run[1], run[2], bounded)))(
+        stacked, batch
+    )
     for k in range(3):
         assert_close(index(got, k), plain_gradient(networks[k], *runs[k], bounded), 1e-10)
 

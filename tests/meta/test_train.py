@@ -27,7 +27,7 @@ def small(key=None, **kwargs):
     return nx.learned.RNNprop(hidden_sizes=(4,), projection_size=3, key=key, **kwargs)
 
 
-def train(optimizer=None, problem=PROBLEM, **kwargs):
+def train(optimizer=None, problem: nx.AbstractProblem = PROBLEM, **kwargs):
     settings = {"schedule": [(10, 4)], "unroll": 5} | kwargs
     return meta.train(small() if optimizer is None else optimizer, problem, **settings)
 
@@ -95,7 +95,9 @@ def test_validation_keeps_the_best(tmp_path):
     """A meta-optimizer with an absurd step ruins the optimizer; the best of the validations is returned."""
     result = train(
         schedule=[(10, 6)],
-        meta_optimizer=optax.chain(optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(n < 4, 1.0, 1e5))),
+        meta_optimizer=optax.chain(
+            optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 4, 1.0, 1e5))
+        ),
         validation=meta.Validation(every=1, num_runs=3, window=2),
         run=tmp_path / "run",
     )

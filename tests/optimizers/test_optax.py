@@ -21,7 +21,7 @@ def test_floats_are_leaves_and_everything_else_is_static():
 @pytest.mark.usefixtures("unchecked")
 def test_a_transformation_instead_of_a_factory_is_refused():
     with pytest.raises(ValueError, match="Write `Optax"):
-        nx.optimizers.Optax(optax.adam(1e-3))
+        nx.optimizers.Optax(optax.adam(1e-3))  # pyright: ignore[reportArgumentType]
 
 
 def test_the_first_steps_of_the_presets_by_hand(key):
