@@ -5,7 +5,7 @@ everywhere: "rows" (n, features) is PyTorch's own, "columns" (features, n) makes
 """
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]  (extra `bench`)
 
 LAYOUTS = ("rows", "columns")
 

@@ -9,9 +9,15 @@ from . import (
     optimizers as optimizers,
     problems as problems,
 )
-from ._optimizer import AbstractOptimizer as AbstractOptimizer, OptimizerStep as OptimizerStep, StepInfo as StepInfo
+from ._optimizer import (
+    AbstractGradientOptimizer as AbstractGradientOptimizer,
+    AbstractOptimizer as AbstractOptimizer,
+    OptimizerStep as OptimizerStep,
+    StepInfo as StepInfo,
+)
 from ._problem import (
     AbstractDeterministicProblem as AbstractDeterministicProblem,
+    AbstractMinimax as AbstractMinimax,
     AbstractProblem as AbstractProblem,
     Players as Players,
     Sample as Sample,

@@ -1,13 +1,16 @@
 """What optimizes: the interface of every optimizer, and the step that it makes with a problem."""
 
 import abc
+import functools
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._problem import AbstractProblem, Players, Sample
+from ._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
 from ._rollout import AbstractStep
 
 State = TypeVar("State")
@@ -54,6 +57,72 @@ class AbstractOptimizer(eqx.Module):
         self, problem: AbstractProblem, players: Players, state: Any, samples: Sample
     ) -> tuple[Players, Any, StepInfo]:
         """One step. The leaves of `samples` have a leading axis of length `samples_per_step`."""
+
+
+class AbstractGradientOptimizer(AbstractOptimizer):
+    r"""An optimizer that needs one gradient per step and nothing else: $\theta \leftarrow \theta + u(g)$.
+
+    The update is *added*. With several players it is applied to the joint gradient (simultaneous play). A subclass says
+    what the update is; the step follows from it, and so does `as_optax`.
+    """
+
+    @abc.abstractmethod
+    def init_update(self, params: PyTree) -> PyTree:
+        """The state at the start of a run on `params`."""
+
+    @abc.abstractmethod
+    def update(self, gradients: PyTree, state: Any, params: PyTree, **extra: Any) -> tuple[PyTree, Any]:
+        """The update to add to `params`, and the next state.
+
+        With one player `step` passes `value`, `grad` and `value_fn` as further arguments, for line searches.
+        """
+
+    def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> PyTree:
+        del problem, key
+        return self.init_update(players)
+
+    def step(
+        self, problem: AbstractProblem, players: Players, state: Any, samples: Sample
+    ) -> tuple[Players, Any, StepInfo]:
+        sample = jax.tree.map(lambda x: x[0], samples)
+        losses, gradients = joint_gradient(problem, players, sample)
+        extra = {}
+        if len(players) == 1:
+            value_fn = functools.partial(_value, problem, sample)
+            extra = {"value": losses[0], "grad": gradients, "value_fn": value_fn}
+        updates, state = self.update(gradients, state, players, **extra)
+        return apply_updates(players, updates), state, StepInfo(losses)
+
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
+        """This optimizer as an Optax transformation, for any training loop.
+
+        **Example**
+
+        ```python
+        >>> import jax, jax.numpy as jnp, optax, nestax as nx
+        >>> transformation = nx.learned.RNNprop(key=jax.random.key(0)).as_optax()
+        >>> params = {"w": jnp.ones(3)}
+        >>> state = transformation.init(params)
+        >>> updates, state = transformation.update({"w": jnp.ones(3)}, state, params)
+        >>> params = optax.apply_updates(params, updates)
+
+        ```
+        """
+
+        def update(updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, PyTree]:
+            return self.update(updates, state, updates if params is None else params, **extra)
+
+        return optax.GradientTransformationExtraArgs(self.init_update, update)
+
+
+def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[Array, ""]:
+    return evaluate_losses(problem, players, sample)[0]
+
+
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """`params + updates`, in the dtypes of `params`; the sum is computed in the wider of both dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
 
 
 class OptimizerStep(AbstractStep):

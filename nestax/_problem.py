@@ -52,6 +52,22 @@ class AbstractDeterministicProblem(AbstractProblem):
         del key, num
 
 
+class AbstractMinimax(AbstractProblem):
+    r"""A zero-sum game of two players: $\min_x \max_y f(x, y)$, as the losses $(f, -f)$.
+
+    This is the one place where the sign is turned: a zero-sum problem states its `payoff`, and everything else sees two
+    players who both minimize. A deterministic game derives from `AbstractDeterministicProblem` as well.
+    """
+
+    @abc.abstractmethod
+    def payoff(self, players: Players, sample: Sample) -> Float[Array, ""]:
+        """$f(x, y)$ for `players = (x, y)`: what the first player pays to the second."""
+
+    def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        payoff = self.payoff(players, sample)
+        return payoff, -payoff
+
+
 def check_players(players: Players) -> Players:
     """Raises `ValueError` unless `players` is a non-empty tuple of pytrees of floating-point arrays."""
     if not isinstance(players, tuple) or len(players) == 0:

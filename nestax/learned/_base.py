@@ -5,30 +5,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, check_same_structure, common_dtype, joint_gradient
+from .._optimizer import AbstractGradientOptimizer
+from .._problem import check_same_structure, common_dtype
 from ._network import CoordinatewiseLSTM
 
 
-class AbstractLearnedOptimizer(AbstractOptimizer):
-    r"""A first-order optimizer whose update rule has meta-parameters $\phi$ that meta-training learns.
-
-    The rule is $\theta \leftarrow \theta + u_\phi(g)$: the update is *added*. With several players it is applied to the
-    joint gradient (simultaneous play).
-    """
-
-    @abc.abstractmethod
-    def init_update(self, params: PyTree) -> PyTree:
-        """The state at the start of a run on `params`."""
-
-    @abc.abstractmethod
-    def update(self, gradients: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        """The update to add to `params`, and the next state."""
+class AbstractLearnedOptimizer(AbstractGradientOptimizer):
+    r"""A first-order optimizer whose update rule $u_\phi$ has meta-parameters $\phi$ that meta-training learns."""
 
     @abc.abstractmethod
     def meta_parameters(self) -> PyTree[bool]:
@@ -40,39 +26,6 @@ class AbstractLearnedOptimizer(AbstractOptimizer):
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """The keyword arguments (JSON values) that make an optimizer of the same structure and hyperparameters."""
-
-    def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> PyTree:
-        del problem, key
-        return self.init_update(players)
-
-    def step(
-        self, problem: AbstractProblem, players: Players, state: PyTree, samples: Sample
-    ) -> tuple[Players, PyTree, StepInfo]:
-        sample = jax.tree.map(lambda x: x[0], samples)
-        losses, gradients = joint_gradient(problem, players, sample)
-        updates, state = self.update(gradients, state, players)
-        return jax.tree.map(jnp.add, players, updates), state, StepInfo(losses)
-
-    def as_optax(self) -> optax.GradientTransformationExtraArgs:
-        """This optimizer as an Optax transformation, for any training loop.
-
-        **Example**
-
-        ```python
-        >>> import jax, jax.numpy as jnp, optax, nestax as nx
-        >>> transformation = nx.learned.RNNprop(key=jax.random.key(0)).as_optax()
-        >>> params = {"w": jnp.ones(3)}
-        >>> state = transformation.init(params)
-        >>> updates, state = transformation.update({"w": jnp.ones(3)}, state, params)
-        >>> params = optax.apply_updates(params, updates)
-
-        ```
-        """
-
-        def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-            return self.update(updates, state, updates if params is None else params)
-
-        return optax.with_extra_args_support(optax.GradientTransformation(self.init_update, update))
 
 
 class CoordinatewiseState(eqx.Module):
@@ -126,8 +79,9 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer):
         )
 
     def update(
-        self, gradients: PyTree, state: CoordinatewiseState, params: PyTree
+        self, gradients: PyTree, state: CoordinatewiseState, params: PyTree, **extra: Any
     ) -> tuple[PyTree, CoordinatewiseState]:
+        del extra
         check_same_structure(gradients, params, "gradients")
         flat = self.flat_gradient(gradients)
         features, feature_state = self.features(flat, state.features)

@@ -1,6 +1,5 @@
 """The adapter that makes an optimizer of any Optax transformation."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, common_dtype, evaluate_losses, joint_gradient
+from .._optimizer import AbstractGradientOptimizer
+from .._problem import common_dtype
 
 
 def _is_hyperparameter(value: Any) -> bool:
     return isinstance(value, float | np.floating) or eqx.is_inexact_array(value) or isinstance(value, jax.core.Tracer)
 
 
-class Optax(AbstractOptimizer):
+class Optax(AbstractGradientOptimizer):
     """Any Optax transformation as an optimizer, with its hyperparameters as array leaves.
 
     The rule is `players + updates`, where `updates` is the transformation of the joint gradient: with several players
@@ -70,30 +69,15 @@ class Optax(AbstractOptimizer):
         hyperparameters = {k: v if dtype is None else v.astype(dtype) for k, v in self.hyperparameters.items()}
         return optax.with_extra_args_support(self.factory(**hyperparameters, **dict(self.static_arguments)))
 
-    def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> PyTree:
-        del problem, key
-        players = _widen(players)
-        return self.transformation(common_dtype(players)).init(players)
+    def init_update(self, params: PyTree) -> PyTree:
+        params = _widen(params)
+        return self.transformation(common_dtype(params)).init(params)
 
-    def step(
-        self, problem: AbstractProblem, players: Players, state: PyTree, samples: Sample
-    ) -> tuple[Players, PyTree, StepInfo]:
-        sample = jax.tree.map(lambda x: x[0], samples)
-        losses, gradients = joint_gradient(problem, players, sample)
-        extra = {}
-        if len(players) == 1:
-            value_fn = functools.partial(_value, problem, sample)
-            extra = {"value": losses[0], "grad": gradients, "value_fn": value_fn}
-        wide = _widen(players)
-        transformation = self.transformation(common_dtype(wide))
+    def update(self, gradients: PyTree, state: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, PyTree]:
+        params = _widen(params)
+        transformation = self.transformation(common_dtype(params))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
-            updates, state = transformation.update(_widen(gradients), state, wide, **extra)
-            players = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), players, updates)
-        return players, state, StepInfo(losses)
-
-
-def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[Array, ""]:
-    return evaluate_losses(problem, players, sample)[0]
+            return transformation.update(_widen(gradients), state, params, **extra)
 
 
 def _widen(tree: PyTree) -> PyTree:
