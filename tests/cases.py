@@ -48,6 +48,22 @@ def adamw(learning_rate):
     return nx.optimizers.Optax(optax.adamw, learning_rate=learning_rate, weight_decay=0.02, b1=0.8)
 
 
+def complex_momentum(learning_rate):
+    return nx.optimizers.Optax(nx.optimizers.complex_momentum, learning_rate=learning_rate)
+
+
+def complex_adam(learning_rate):
+    return nx.optimizers.Optax(nx.optimizers.complex_adam, learning_rate=learning_rate)
+
+
+def loss_guard(learning_rate):
+    return nx.guards.LossGuard(nx.optimizers.momentum(learning_rate), nx.optimizers.sgd(learning_rate), 2, 1)
+
+
+def residual_guard(learning_rate):
+    return nx.guards.ResidualGuard(nx.optimizers.momentum(learning_rate), nx.guards.GradientOperator(learning_rate))
+
+
 def decaying_sgd(learning_rate):
     """A module-level factory with a schedule inside: the initial rate stays a leaf."""
     return optax.sgd(optax.exponential_decay(learning_rate, transition_steps=2, decay_rate=0.7))
@@ -67,6 +83,18 @@ CASES = (
         # a float64 array: for a Python float Optax computes the schedule in float32 even where float64 is enabled
         reference=lambda lr: decaying_sgd(jnp.asarray(lr, jnp.float64)),
     ),
+    Case("complex-momentum", complex_momentum, reference=nx.optimizers.complex_momentum),
+    Case("complex-adam", complex_adam, reference=nx.optimizers.complex_adam),
+    Case("alternating", lambda lr: nx.optimizers.Alternating(nx.optimizers.momentum(lr, 0.5))),
+    Case("extragradient", nx.optimizers.Extragradient),
+    Case("optimistic", nx.optimizers.OptimisticGradient),
+    Case("symplectic", nx.optimizers.SymplecticGradientAdjustment),
+    Case("lola", lambda lr: nx.optimizers.LOLA(lr, 0.5)),
+    # An iterative solve may take one iteration more or less where its tolerance is met: it is set below rounding.
+    Case("competitive", lambda lr: nx.optimizers.CompetitiveGradientDescent(lr, tolerance=1e-14), rtol=1e-10),
+    # Guards are for one player. Which candidate is taken jumps with the learning rate, here nowhere near `rate`.
+    Case("loss-guard", loss_guard, problems=(quadratic, noisy)),
+    Case("residual-guard", residual_guard, problems=(quadratic, noisy)),
     # Second derivatives on: otherwise the gradient with respect to the scale is the first-order one, by design.
     Case("l2o-dm", lambda s: nx.learned.L2ODM((3,), scale=s, second_derivatives=True, key=jax.random.key(0))),
     Case("rnnprop", lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0))),

@@ -1,6 +1,27 @@
 """Analytic optimizers, and the adapter for any Optax transformation."""
 
-from ._optax import Optax as Optax
+from ._adjusted import AbstractAdjustedGradient as AbstractAdjustedGradient
+from ._competitive import CompetitiveGradientDescent as CompetitiveGradientDescent
+from ._complex import (
+    ComplexAdamState as ComplexAdamState,
+    ComplexMomentumState as ComplexMomentumState,
+    complex_adam as complex_adam,
+    complex_momentum as complex_momentum,
+)
+from ._consensus import ConsensusOptimization as ConsensusOptimization
+from ._decay import PowerDecay as PowerDecay, decaying_sgd as decaying_sgd
+from ._extragradient import Extragradient as Extragradient
+from ._linked import aggregated_momentum as aggregated_momentum, linked_momentum as linked_momentum
+from ._lola import (
+    AbstractAnticipation as AbstractAnticipation,
+    ExactLOLA as ExactLOLA,
+    LOLA as LOLA,
+    LookAhead as LookAhead,
+    TaylorLOLA as TaylorLOLA,
+)
+from ._optax import Optax as Optax, as_optimizer as as_optimizer
+from ._optimistic import OptimisticGradient as OptimisticGradient, OptimisticState as OptimisticState
+from ._play import AbstractPlay as AbstractPlay, Alternating as Alternating, Simultaneous as Simultaneous
 from ._presets import (
     adagrad as adagrad,
     adam as adam,
@@ -9,3 +30,5 @@ from ._presets import (
     rmsprop as rmsprop,
     sgd as sgd,
 )
+from ._ridge import FollowTheRidge as FollowTheRidge
+from ._symplectic import SymplecticGradientAdjustment as SymplecticGradientAdjustment

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
-from .._optimizer import AbstractGradientOptimizer
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
 from .._problem import common_dtype
 
 
 def _is_hyperparameter(value: Any) -> bool:
-    return isinstance(value, float | np.floating) or eqx.is_inexact_array(value) or isinstance(value, jax.core.Tracer)
+    numbers = float | complex | np.inexact | jax.core.Tracer
+    return isinstance(value, numbers) or eqx.is_inexact_array(value)
 
 
 class Optax(AbstractGradientOptimizer):
@@ -30,8 +31,8 @@ class Optax(AbstractGradientOptimizer):
 
     - `factory`: a function that returns a `GradientTransformation`, such as `optax.adam`. Pass a module-level function:
       a new lambda each time compiles anew each time.
-    - `hyperparameters`: keyword arguments of `factory`. Floats and floating-point arrays become leaves (scalars, cast
-      to the dtype of the players when used); everything else (booleans, schedules, `None`) is static.
+    - `hyperparameters`: keyword arguments of `factory`. Floats, complex numbers and arrays of them become leaves (cast
+      to the precision of the players when used); everything else (booleans, schedules, `None`) is static.
 
     Transformations that need the value or the loss function (line searches, L-BFGS) receive `value`, `grad` and
     `value_fn` when there is one player; the evaluations that they make themselves are not counted in `StepInfo`.
@@ -48,7 +49,7 @@ class Optax(AbstractGradientOptimizer):
     """
 
     factory: Callable[..., optax.GradientTransformation] = eqx.field(static=True)
-    hyperparameters: dict[str, Float[Array, "..."]]
+    hyperparameters: dict[str, Inexact[Array, "..."]]
     static_arguments: tuple[tuple[str, Any], ...] = eqx.field(static=True)
 
     def __init__(self, factory: Callable[..., optax.GradientTransformation], **hyperparameters: Any):
@@ -65,8 +66,8 @@ class Optax(AbstractGradientOptimizer):
         self.static_arguments = tuple((k, v) for k, v in hyperparameters.items() if not _is_hyperparameter(v))
 
     def transformation(self, dtype: Any = None) -> optax.GradientTransformationExtraArgs:
-        """The Optax transformation, with its hyperparameters cast to `dtype`."""
-        hyperparameters = {k: v if dtype is None else v.astype(dtype) for k, v in self.hyperparameters.items()}
+        """The Optax transformation, with its hyperparameters cast to `dtype`; complex ones stay complex."""
+        hyperparameters = {k: v if dtype is None else _cast(v, dtype) for k, v in self.hyperparameters.items()}
         return optax.with_extra_args_support(self.factory(**hyperparameters, **dict(self.static_arguments)))
 
     def init_update(self, params: PyTree) -> PyTree:
@@ -78,6 +79,47 @@ class Optax(AbstractGradientOptimizer):
         transformation = self.transformation(common_dtype(params))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
             return transformation.update(_widen(gradients), state, params, **extra)
+
+
+def as_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractOptimizer:
+    """`optimizer` itself, or the optimizer that a finished Optax transformation makes.
+
+    The hyperparameters of a finished transformation are closed over: another learning rate compiles anew. Use `Optax`
+    where they are to be swept.
+
+    **Arguments:**
+
+    - `optimizer`: an `AbstractOptimizer`, or a transformation such as `optax.adam(1e-3)`.
+    - `name`: what the error message calls it.
+
+    **Raises** `ValueError` for anything else.
+
+    **Example**
+
+    ```python
+    >>> import jax, optax, nestax as nx
+    >>> optimizer = nx.optimizers.as_optimizer(optax.chain(optax.clip(1.0), optax.sgd(0.1)))
+    >>> solution = nx.solve(nx.problems.Rosenbrock(), optimizer, num_steps=3, key=jax.random.key(0))
+
+    ```
+    """
+    if isinstance(optimizer, AbstractOptimizer):
+        return optimizer
+    if isinstance(optimizer, optax.GradientTransformation):
+        return Optax(_finished, transformation=optimizer)
+    raise ValueError(
+        f"`{name}` must be a nestax optimizer or an Optax transformation such as `optax.adam(1e-3)`, got {optimizer!r}."
+    )
+
+
+def _finished(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    return transformation
+
+
+def _cast(value: Inexact[Array, "..."], dtype: Any) -> Inexact[Array, "..."]:
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        dtype = jnp.complex128 if jnp.dtype(dtype).itemsize == 8 else jnp.complex64
+    return value.astype(dtype)
 
 
 def _widen(tree: PyTree) -> PyTree:
