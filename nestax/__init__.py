@@ -4,6 +4,7 @@ from . import (
     dynamics as dynamics,
     data as data,
     evaluation as evaluation,
+    guards as guards,
     learned as learned,
     meta as meta,
     optimizers as optimizers,

@@ -58,6 +58,11 @@ class AbstractOptimizer(eqx.Module):
     ) -> tuple[Players, Any, StepInfo]:
         """One step. The leaves of `samples` have a leading axis of length `samples_per_step`."""
 
+    def diagnose(self, state: Any) -> tuple[str, ...]:
+        """What the user should be warned of, given the state at the end of a run. By default nothing."""
+        del state
+        return ()
+
 
 class AbstractGradientOptimizer(AbstractOptimizer):
     r"""An optimizer that needs one gradient per step and nothing else: $\theta \leftarrow \theta + u(g)$.

@@ -1,5 +1,6 @@
 """`solve`: an optimizer on a problem for as many steps as you like, in bounded memory."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -75,7 +76,8 @@ def solve(
     - `progress`: show a progress bar with the current losses.
     - `throw`: raise `NumericalError` on a non-finite iterate; otherwise the `Solution` says so in `result`.
 
-    **Returns** a `Solution`.
+    **Returns** a `Solution`. Warns of what the optimizer has to say about its final state (`diagnose`), such as a guard
+    whose fallback makes things worse.
 
     **Raises** `ValueError` for bad arguments, players that are no floating-point arrays, or losses that are not
     scalars; `NumericalError` as above.
@@ -115,6 +117,9 @@ def solve(
     info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
     info = _thin(info, record_every // window)
     solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * optimizer.updates_per_step), result)
+    if not isinstance(solution.num_steps, jax.core.Tracer):
+        for message in optimizer.diagnose(solution.state):
+            warnings.warn(message, stacklevel=2)
     return raise_failure(solution) if throw else solution
 
 
