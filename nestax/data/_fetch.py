@@ -38,14 +38,14 @@ def fetch(name: str, filename: str, sha256: str, urls: Sequence[str]) -> pathlib
     **Raises** `DataError` if the file is damaged, or is in neither place and no mirror delivers it. The message names
     the file, the expected checksum, the mirrors that were tried, and the two places where it may be put by hand.
     """
-    places = _places(name, filename)
-    for place in places:
+    candidates = places(name, filename)
+    for place in candidates:
         if place.is_file():
             return _checked(place, sha256)
     failures = []
     for url in urls:
         try:
-            return _download(url, places[-1], sha256)
+            return _download(url, candidates[-1], sha256)
         except (
             OSError,
             ValueError,
@@ -57,11 +57,11 @@ def fetch(name: str, filename: str, sha256: str, urls: Sequence[str]) -> pathlib
         "Mirrors tried:\n" + "\n".join(failures or ["  (none given)"]) + "\n"
         "Without a network, put the file by hand into one of the places that were searched:\n"
         f"  {_describe_data_dir(name, filename)}\n"
-        f"  {places[-1]} (the cache)"
+        f"  {candidates[-1]} (the cache)"
     )
 
 
-def _places(name: str, filename: str) -> list[pathlib.Path]:
+def places(name: str, filename: str) -> list[pathlib.Path]:
     """Where the file may lie, the cache last."""
     import pooch
 

@@ -70,7 +70,7 @@ def digits() -> Dataset:
 
     pixels, labels = load_digits(return_X_y=True)
     images = np.asarray(pixels, np.float32).reshape(-1, 8, 8) / np.float32(16)
-    return _make_dataset(images, np.asarray(labels), "digits", 10)
+    return make_dataset(images, np.asarray(labels), "digits", 10)
 
 
 def mnist(split: str = "train") -> Dataset:
@@ -100,9 +100,8 @@ def fashion_mnist(split: str = "train") -> Dataset:
 
 @functools.cache
 def _load(name: str, split: str) -> Dataset:
+    check_split(split)
     source = _SOURCES[name]
-    if split not in source.files:
-        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
     images_path, labels_path = (
         fetch(name, file.name, file.sha256, [mirror + file.name for mirror in source.mirrors])
         for file in source.files[split]
@@ -110,10 +109,17 @@ def _load(name: str, split: str) -> Dataset:
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise DataError(f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} labels.")
-    return _make_dataset(images.astype(np.float32) / np.float32(255), labels, f"{name}/{split}", 10)
+    return make_dataset(images.astype(np.float32) / np.float32(255), labels, f"{name}/{split}", 10)
 
 
-def _make_dataset(images: np.ndarray, labels: np.ndarray, name: str, num_classes: int) -> Dataset:
-    # The result is cached, so a first call under `jax.jit` must not leave tracers in it.
+def check_split(split: str) -> None:
+    """Raises `ValueError` unless `split` is `"train"` or `"test"`."""
+    if split not in ("train", "test"):
+        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
+
+
+def make_dataset(images: np.ndarray, labels: np.ndarray, name: str, num_classes: int) -> Dataset:
+    """A `Dataset` whose arrays are concrete even where a loader is called under a transformation."""
+    # Results are cached, so a first call under `jax.jit` must not leave tracers in them.
     with jax.ensure_compile_time_eval():
         return Dataset(images, labels.astype(np.int32), name, num_classes)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 
 from .._problem import AbstractProblem
-from ..data import Dataset, digits, fashion_mnist, mnist
-from ._classifier import MLP, Classifier, mlp_deeper, mlp_orig, mlp_relu
+from ..data import Dataset, cifar10, circles, digits, fashion_mnist, mnist, spirals, tiny_imagenet
+from ._architectures import MLP, mlp_2d, mlp_deeper, mlp_orig, mlp_relu
+from ._classifier import Classifier
+from ._convnet import conv_cifar, conv_mnist, conv_tiny_imagenet
 from ._logistic import LogisticRegression
 from ._quadratic import random_quadratic
 from ._rastrigin import Rastrigin
@@ -65,8 +67,28 @@ _ENTRIES: dict[str, _Entry] = {
         "1,797 embedded 8x8 digits, MLP 64-20-10 sigmoid (1,510 parameters), batch 128",
         lambda: Classifier(digits(), MLP()),
     ),
+    "circles-mlp": _Entry(
+        "1,000 points on two noisy circles, MLP 2-20-2 sigmoid (102 parameters), batch 128",
+        lambda: Classifier(circles(), mlp_2d()),
+    ),
+    "spirals-mlp": _Entry(
+        "1,000 points on two spirals, MLP 2-20-2 sigmoid (102 parameters), batch 128",
+        lambda: Classifier(spirals(), mlp_2d()),
+    ),
     **_classifiers("mnist", "60,000 MNIST digits", mnist),
+    "mnist-conv": _Entry(
+        "60,000 MNIST digits, 3 convolutions and a linear layer (11,018 parameters), batch 128",
+        lambda: Classifier(mnist(), conv_mnist()),
+    ),
     **_classifiers("fashion-mnist", "60,000 Fashion-MNIST clothes", fashion_mnist),
+    "cifar10-conv": _Entry(
+        "CIFAR-10, 3 convolutions and a linear layer (11,162 parameters), batch 128",
+        lambda: Classifier(cifar10(), conv_cifar()),
+    ),
+    "tiny-imagenet-conv": _Entry(
+        "50 classes of Tiny ImageNet, 5 convolutions and a linear layer (24,050 parameters), batch 128",
+        lambda: Classifier(tiny_imagenet(), conv_tiny_imagenet()),
+    ),
     "mnist14-mlp": _Entry(
         "10,000 MNIST digits pooled to 14x14, MLP 196-20-10 sigmoid (4,150 parameters), batch 128",
         lambda: Classifier(_small_mnist(), mlp_orig()),

@@ -1,117 +1,13 @@
 """Training a network to classify: any data set × any architecture."""
 
-import abc
-import difflib
-import math
-from collections.abc import Callable, Sequence
-
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._problem import AbstractProblem, Sample, common_dtype
 from ..data import Dataset
-from ._arrays import as_float_array, check_positive_int, default_float, is_concrete
+from ._architectures import AbstractArchitecture
 from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": jax.nn.sigmoid,
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "elu": jax.nn.elu,
-    "softplus": jax.nn.softplus,
-}
-
-
-class AbstractArchitecture(eqx.Module):
-    """A network as a pair of functions: one draws its parameters, the other maps inputs to logits.
-
-    Any object of a subclass plugs into `Classifier`. Parameters are a pytree of floating-point arrays; `__call__` must
-    work in whatever dtype they have (the inputs arrive in it).
-    """
-
-    @abc.abstractmethod
-    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int) -> PyTree[Float[Array, "..."]]:
-        """Draws parameters for examples of shape `input_shape`, in the default dtype."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."]
-    ) -> Float[Array, "batch classes"]:
-        """The logits of a batch of inputs of shape `(batch, *input_shape)`."""
-
-
-class MLP(AbstractArchitecture):
-    r"""A multilayer perceptron on flattened inputs: $z \leftarrow \sigma(z W_l + b_l)$, without $\sigma$ at the end.
-
-    Parameters are a tuple with `{"weight": (in, out), "bias": (out,)}` per layer. Weights **and biases** are drawn from
-    $N(0, \texttt{init\_scale}^2)$, as in the learning-to-optimize literature.
-
-    **Arguments:**
-
-    - `hidden`: the widths of the hidden layers. Default `(20,)`; `()` is a linear classifier.
-    - `activation`: `"sigmoid"` (default), `"relu"`, `"tanh"`, `"elu"` or `"softplus"`.
-    - `init_scale`: standard deviation of the initial parameters. Default 0.01.
-
-    **Raises** `ValueError` for anything else.
-
-    **Source:** M. Andrychowicz et al., *Learning to learn by gradient descent by gradient descent*, NeurIPS 2016,
-    section 3.2, for the network with 20 hidden units; initialization and batches as in its published code.
-    """
-
-    hidden: tuple[int, ...] = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    init_scale: Float[Array, ""]
-
-    def __init__(self, hidden: Sequence[int] = (20,), activation: str = "sigmoid", init_scale: ArrayLike = 0.01):
-        self.hidden = tuple(check_positive_int(width, "hidden[i]") for width in hidden)
-        if activation not in ACTIVATIONS:
-            near = difflib.get_close_matches(str(activation).lower(), ACTIVATIONS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}, got {activation!r}.{hint}")
-        self.activation = activation
-        self.init_scale = as_float_array(init_scale)
-        if self.init_scale.shape != () or (is_concrete(self.init_scale) and not 0 <= self.init_scale < jnp.inf):
-            raise ValueError(f"`init_scale` must be a finite number of at least 0, got {init_scale}.")
-
-    def init(
-        self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int
-    ) -> tuple[dict[str, Float[Array, "..."]], ...]:
-        sizes = (math.prod(input_shape), *self.hidden, num_classes)
-        dtype = default_float()
-        scale = self.init_scale.astype(dtype)
-        layers = []
-        for layer_key, size_in, size_out in zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:]):
-            weight_key, bias_key = jax.random.split(layer_key)
-            weight = scale * jax.random.normal(weight_key, (size_in, size_out), dtype)
-            layers.append({"weight": weight, "bias": scale * jax.random.normal(bias_key, (size_out,), dtype)})
-        return tuple(layers)
-
-    def __call__(
-        self, params: tuple[dict[str, Float[Array, "..."]], ...], inputs: Float[Array, "batch ..."]
-    ) -> Float[Array, "batch classes"]:
-        activation = ACTIVATIONS[self.activation]
-        z = inputs.reshape(inputs.shape[0], -1)
-        for layer in params[:-1]:
-            z = activation(z @ layer["weight"] + layer["bias"][None, :])
-        return z @ params[-1]["weight"] + params[-1]["bias"][None, :]
-
-
-def mlp_orig() -> MLP:
-    """One hidden layer of 20 sigmoid units: 15,910 parameters on MNIST. The standard optimizee of the literature."""
-    return MLP(hidden=(20,), activation="sigmoid")
-
-
-def mlp_relu() -> MLP:
-    """`mlp_orig` with rectified linear units: 15,910 parameters on MNIST."""
-    return MLP(hidden=(20,), activation="relu")
-
-
-def mlp_deeper() -> MLP:
-    """`mlp_orig` with two hidden layers of 20: 16,330 parameters on MNIST."""
-    return MLP(hidden=(20, 20), activation="sigmoid")
 
 
 class Classifier(AbstractProblem):

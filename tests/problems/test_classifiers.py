@@ -67,6 +67,32 @@ def test_init_statistics(key):
     )
 
 
+def test_draws_of_the_normal_initialization(key):
+    # the order of the keys is part of the recorded results: layer by layer, weights before biases
+    params = problems.MLP((3,)).init(key, (2,), 2)
+    for layer, layer_key, shape in zip(params, jax.random.split(key, 2), [(2, 3), (3, 2)]):
+        weight_key, bias_key = jax.random.split(layer_key)
+        np.testing.assert_array_equal(layer["weight"], 0.01 * jax.random.normal(weight_key, shape))
+        np.testing.assert_array_equal(layer["bias"], 0.01 * jax.random.normal(bias_key, shape[1:]))
+
+
+def test_initialization_of_pytorch(key):
+    mlp = problems.MLP(hidden=(50, 2_000), init_scale=None)
+    params = mlp.init(key, (8, 8), 10)
+    for layer, fan_in in zip(params, (64, 50, 2_000)):
+        for leaf in (np.asarray(layer["weight"]), np.asarray(layer["bias"])):
+            bound = fan_in**-0.5
+            assert np.abs(leaf).max() <= bound
+            if leaf.size > 500:  # uniform: its ends are reached and its standard deviation is bound / sqrt(3)
+                assert leaf.min() < -0.98 * bound
+                assert leaf.max() > 0.98 * bound
+                assert float(leaf.std()) == pytest.approx(bound / np.sqrt(3), rel=0.05)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+    assert len(np.unique(flat)) == len(flat)
+    with jax.enable_x64(False):
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(problems.mlp_2d().init(jax.random.key(0), (2,), 2)))
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [
