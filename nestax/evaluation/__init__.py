@@ -7,5 +7,6 @@ from ._evaluate import (
     evaluate as evaluate,
     seconds_per_step as seconds_per_step,
 )
+from ._gan_report import plot_images as plot_images, plot_points as plot_points
 from ._report import markdown as markdown, plot as plot, table as table
 from ._tune import CLASSICAL as CLASSICAL, Tuning as Tuning, tune as tune
