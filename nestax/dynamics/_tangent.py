@@ -2,11 +2,11 @@
 
 import equinox as eqx
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from .._rollout import AbstractStep
+from ._coordinates import ravel_real
 
 
 class TangentStep(AbstractStep):
@@ -17,7 +17,8 @@ class TangentStep(AbstractStep):
     step. Their mean over a rollout estimates the leading Lyapunov exponents.
 
     The carry is `(inner carry, frame)`. All floating-point arrays of the inner carry span the tangent space, raveled in
-    pytree order; `frame` has shape `(dimension, directions)` and orthonormal columns, see `init_frame`.
+    pytree order; a complex array counts as its real parts followed by its imaginary parts. `frame` has shape
+    `(dimension, directions)` and orthonormal columns, see `init_frame`.
     """
 
     step: AbstractStep
@@ -27,12 +28,12 @@ class TangentStep(AbstractStep):
     ) -> tuple[tuple[PyTree, Float[Array, "dim directions"]], Float[Array, "directions"]]:
         inner, frame = carry
         moving, fixed = eqx.partition(inner, eqx.is_inexact_array)
-        flat, unravel = jax.flatten_util.ravel_pytree(moving)
+        flat, unravel = ravel_real(moving)
 
         def advance(flat):
             new, _ = self.step(eqx.combine(unravel(flat), fixed), x)
             new_moving, new_fixed = eqx.partition(new, eqx.is_inexact_array)
-            return jax.flatten_util.ravel_pytree(new_moving)[0], new_fixed
+            return ravel_real(new_moving)[0], new_fixed
 
         new_flat, push, new_fixed = jax.linearize(advance, flat, has_aux=True)
         q, r = jnp.linalg.qr(jax.vmap(push, in_axes=1, out_axes=1)(frame))
@@ -46,7 +47,7 @@ class TangentStep(AbstractStep):
 
 def init_frame(carry: PyTree, num_directions: int | None = None) -> Shaped[Array, "dim directions"]:
     """The first `num_directions` coordinate directions of the tangent space of `carry`; by default all of them."""
-    flat, _ = jax.flatten_util.ravel_pytree(eqx.filter(carry, eqx.is_inexact_array))
+    flat, _ = ravel_real(eqx.filter(carry, eqx.is_inexact_array))
     num = flat.size if num_directions is None else num_directions
     if not 1 <= num <= flat.size:
         raise ValueError(f"`num_directions` must be between 1 and the dimension {flat.size}, got {num_directions}.")
