@@ -198,8 +198,9 @@ class AdaptiveLossGuard(AbstractOptimizer):
         def more(carry):
             moments, used = carry
             chunk = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, used, keepdims=False), gathered)
-            players = (candidate.players for candidate in candidates)
-            return moments.merge(Moments.of(validation_losses(problem, *players, chunk, self.num_batches))), used + 1
+            learned, fallback = (candidate.players for candidate in candidates)
+            losses = validation_losses(problem, learned, fallback, chunk, self.num_batches)
+            return moments.merge(Moments.of(losses)), used + 1
 
         dtype = loss_dtype(problem, candidates[0].players)
         moments, used = jax.lax.while_loop(undecided, more, (Moments.none(dtype), jnp.zeros_like(limit)))

@@ -105,9 +105,10 @@ class Pair(eqx.Module):
             finite = candidate.finite & jnp.asarray(out.result == RESULTS.successful)
             advanced.append(Candidate(*out.carry, finite))
             infos.append(out.info)
-        gradients, losses = (sum(getattr(i, name).sum() for i in infos) for name in ("num_gradients", "num_losses"))
-        learned, fallback = advanced
-        return (learned, fallback), infos[1].losses[0], (gradients, losses)
+        learned, fallback = infos
+        gradients = learned.num_gradients.sum() + fallback.num_gradients.sum()
+        losses = learned.num_losses.sum() + fallback.num_losses.sum()
+        return (advanced[0], advanced[1]), fallback.losses[0], (gradients, losses)
 
     def states(
         self,

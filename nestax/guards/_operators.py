@@ -50,7 +50,7 @@ class GradientOperator(AbstractOperator):
 
 
 class ProximalGradientOperator(AbstractOperator):
-    r"""$T(x) = \operatorname{prox}_{\eta g}(x - \eta \nabla f(x))$, for a sum $f + g$ of a smooth and a simple function.
+    r"""$T(x) = \operatorname{prox}_{\eta g}(x - \eta \nabla f(x))$, for $f + g$ with $f$ smooth and $g$ simple.
 
     The problem's loss is the smooth part $f$; $g$ is known through its proximal operator alone.
 

@@ -39,7 +39,7 @@ def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransforma
         learned, fallback = pair.start(params, *states)
         return BlockState(jnp.array(0), params, states, learned, fallback.state, fallback.finite, initial, use_learned)
 
-    def init(params: PyTree) -> BlockState:
+    def init(params: PyTree) -> Any:
         states = (pair.optimizer.init_update(params), pair.fallback.init_update(params))
         initial = states[0] if pair.on_reject == "reset" else None
         return begin(params, states, initial, jnp.array(False))
@@ -52,7 +52,7 @@ def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransforma
         value_fn: Callable | None = None,
         validation_fn: Callable | None = None,
         **extra: Any,
-    ) -> tuple[PyTree, BlockState]:
+    ) -> tuple[PyTree, Any]:
         del extra
         if params is None or value_fn is None:
             raise ValueError(

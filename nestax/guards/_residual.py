@@ -177,7 +177,7 @@ class ResidualGuard(AbstractOptimizer):
             *,
             value_fn: Callable | None = None,
             **extra: Any,
-        ) -> tuple[PyTree, ResidualGuardState]:
+        ) -> tuple[PyTree, Any]:
             del extra
             if params is None or value_fn is None:
                 raise ValueError(
@@ -187,4 +187,7 @@ class ResidualGuard(AbstractOptimizer):
             chosen, state, _ = self._choose(params, updates, state, jax.grad(value_fn))
             return jax.tree.map(jnp.subtract, chosen, params), state
 
-        return optax.GradientTransformationExtraArgs(self._init, update)
+        def init(params: PyTree) -> Any:
+            return self._init(params)
+
+        return optax.GradientTransformationExtraArgs(init, update)

@@ -154,7 +154,7 @@ def test_p5_robbins_monro_powers_converge_and_the_printed_one_stalls(power, low,
     np.testing.assert_allclose(exact, {1.5: 8.8e-3, 0.75: 7.8e-4, 1.0: 2.5e-4}[power], rtol=0.03)
 
     fallback = nx.optimizers.decaying_sgd(0.5, 20.0, power)
-    losses = final_losses(fallback, jax.random.split(jax.random.key(0), 400))
+    losses = np.asarray(final_losses(fallback, jax.random.split(jax.random.key(0), 400)))
     np.testing.assert_allclose(losses.mean(), exact, atol=4 * losses.std() / 20)
     assert low <= losses.mean() <= high
 
