@@ -3,9 +3,23 @@
 import difflib
 
 from ._recipe import SCALES as SCALES, Claim as Claim, Recipe as Recipe, report as report, reproduce as reproduce
+from .complex import dirac, gan_2d, gan_images, gan_spectrum, spectrum_sweep
+from .guards import lgl2o
 from .l2o import in_distribution, quickstart
 
-RECIPES = {recipe.name: recipe for recipe in (quickstart.RECIPE, in_distribution.RECIPE)}
+RECIPES = {
+    module.RECIPE.name: module.RECIPE
+    for module in (
+        quickstart,
+        in_distribution,
+        lgl2o,
+        dirac,
+        spectrum_sweep,
+        gan_2d,
+        gan_spectrum,
+        gan_images,
+    )
+}
 
 
 def by_name(name: str) -> Recipe:

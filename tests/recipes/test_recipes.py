@@ -9,6 +9,10 @@ from nestax import recipes
 from nestax.recipes import Claim
 
 SMOKE = tuple(recipes.RECIPES)
+LEARNED = ("l2o/quickstart", "l2o/in-distribution")  # recipes of one layout
+
+# Claims, by the start of their names, on problems that the smoke scale leaves out: images and spirals.
+UNMEASURED = {"guards/lgl2o": ("L1", "L3", "L5", "L6", "L7")}
 
 
 @pytest.fixture(scope="module", params=SMOKE)
@@ -21,21 +25,21 @@ def test_smoke_scale_runs_and_writes(result):
     folder, value = result
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(value, allow_nan=False))
     assert (folder / "report.md").read_text().startswith(f"# {value['recipe']}")
-    assert (folder / "comparison.png").exists()
+    assert list(folder.glob("*.png"))
     for claim in value["claims"]:
         assert set(claim) == {"id", "statement", "published", "value", "holds", "note"}
         assert isinstance(claim["holds"], bool)
-        assert claim["value"] is not None  # measured, whatever it is
+        unmeasured = UNMEASURED.get(value["recipe"], ())
+        assert (claim["value"] is None) == claim["id"].startswith(unmeasured), claim["id"]
 
 
 def test_a_finished_recipe_does_not_train_again(result):
     folder, value = result
-    runs = sorted(folder.glob("*/metrics.jsonl"))
-    assert runs
-    before = [p.read_bytes() for p in runs]
+    kept = sorted([*folder.glob("*/metrics.jsonl"), *folder.glob("rows/*/*.json")])
+    before = [p.read_bytes() for p in kept]
     again = recipes.reproduce(recipes.by_name(value["recipe"]), "smoke", 0, folder)
-    assert [p.read_bytes() for p in runs] == before
-    assert again["metrics"]["ln_loss"] == value["metrics"]["ln_loss"]  # same seed, same result
+    assert [p.read_bytes() for p in kept] == before
+    assert [c["value"] for c in again["claims"]] == [c["value"] for c in value["claims"]]  # same seed, same result
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -62,7 +66,7 @@ def _metrics(recipe, ours, others, cost):
     }
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", LEARNED)
 def test_claims_hold_where_they_should_and_fail_where_they_should(name):
     claims = recipes.by_name(name).claims
     published = _metrics(name, ours=(-5.0, -4.0), others=(-4.0, -9.0), cost=28)  # fast, then overtaken

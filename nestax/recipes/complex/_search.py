@@ -1,0 +1,80 @@
+"""The best hyperparameters of a method: a grid, then differential evolution from its best points.
+
+Slower than the search of `nestax.dynamics.suggest`, and independent of it: that one is checked against this one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+
+CERTAIN = 1e-9
+"""A rate this close to 1 is 1: it converges in the limit of a vanishing step size only."""
+
+_POPULATION = 64
+_GENERATIONS = 400
+_CROSSOVER = 0.9
+
+
+def minimize(
+    rate: Callable,
+    values: np.ndarray,
+    axes: Sequence[np.ndarray],
+    bounds: Sequence[tuple[float, float]],
+    *arguments: np.ndarray,
+    known: Sequence[np.ndarray] = (),
+) -> tuple[float, np.ndarray]:
+    r"""The smallest $\max_j \rho(\lambda_j; z)$ over points $z$, and where it is.
+
+    The minimum is where several roots meet, at the bottom of a notch that points along no axis. A population that moves
+    by differences of its own members (R. Storn, K. Price, *Differential evolution*, 1997) takes the shape of the notch.
+
+    **Arguments:**
+
+    - `rate`: a module-level function of (point, eigenvalues, *arguments); one compilation each.
+    - `values`: the eigenvalues.
+    - `axes`: the first grid, one array per coordinate.
+    - `bounds`: lowest and highest value of every coordinate; wider than the grid where the search may leave it.
+    - `arguments`: further arrays that `rate` needs, such as a fixed phase.
+    - `known`: points that are good already, which join the population.
+    """
+
+    def rates(points: np.ndarray) -> np.ndarray:
+        padded = np.pad(points, ((0, -len(points) % _POPULATION), (0, 0)), "edge")  # one shape, so one compilation
+        parts = [_worst(rate, p, values, arguments) for p in np.split(padded, len(padded) // _POPULATION)]
+        return np.concatenate(parts)[: len(points)]
+
+    low, high = np.array(bounds).T
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    found = rates(points)
+    kept = np.argsort(found, kind="stable")[: 8 * _POPULATION : 8]  # good ones, but not all from one spot
+    points = np.concatenate([*(point[None] for point in known), points[kept]])[:_POPULATION]
+    found = rates(points)
+    generator = np.random.default_rng(0)
+    for _ in range(_GENERATIONS):
+        first, second, third = (generator.permutation(len(points)) for _ in range(3))
+        towards = points[np.argmin(found)] - points
+        factor = generator.uniform(0.3, 0.9, (len(points), 1))
+        chance = generator.random((len(points), 1)) < 0.5  # half of them go towards the best, half explore
+        moved = np.where(chance, points + factor * towards, points[third]) + factor * (points[first] - points[second])
+        trial = np.clip(np.where(generator.random(points.shape) < _CROSSOVER, moved, points), low, high)
+        rates_there = rates(trial)
+        better = rates_there <= found
+        points, found = np.where(better[:, None], trial, points), np.where(better, rates_there, found)
+        if np.ptp(found) < 1e-13:
+            break
+    best = int(np.argmin(found))
+    return float(found[best]), points[best]
+
+
+def polar(modulus: Float[Array, "*batch"], phase: Float[Array, "*#batch"]) -> Complex[Array, "*batch"]:
+    """The complex number of this modulus and phase (radians)."""
+    return jax.lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _worst(rate, points, values, arguments):
+    return jax.vmap(lambda point: jnp.max(rate(point, values, *arguments)))(points)

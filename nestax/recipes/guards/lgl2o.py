@@ -1,0 +1,229 @@
+"""A guarded learned optimizer in and far out of its training distribution: all rows of the published table."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ... import data, guards, learned, meta, optimizers, problems
+from ..._optimizer import AbstractOptimizer
+from ..._progress import progress_bar
+from .._cache import cached
+from .._recipe import Metrics, Recipe
+from ._claims import CLAIMS, never_worse
+from ._measure import measure, steadiness
+from ._plot import plot_row
+
+BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam")
+LONG = (*BASIC, "lgl2o-100", "lgl2o-adaptive")
+STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One problem of the published table."""
+
+    problem: str  # as in the catalogue; "mnist-mlp" with the initialization of PyTorch
+    num_steps: int  # up to 1e6 in the paper
+    adam: float  # Adam's learning rate, as published
+    time_scale: float  # tau of SGDnm, as published
+    methods: tuple[str, ...] = BASIC
+    num_seeds: int = 5  # as published
+    learning_rate: float = 3.0  # of SGDnm and of the fallbacks at the start; published for all rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the experiments are reproduced."""
+
+    rows: tuple[Row, ...]
+    epochs: int  # meta-training trajectories; 2,000 are the published 10,000 meta-steps
+    train_problem: str = "mnist-mlp"
+    preset: str = "l2o-dm-stronger-baselines"  # two LSTM layers of 20, logarithm and sign of the gradient
+    horizon: int = 100  # steps per trajectory
+    unroll: int = 20  # steps per truncation
+    validate_every: int = 25  # epochs
+    fallback_time_scale: float = 50_000.0  # tau of the fallbacks, "without search"
+    num_marks: int = 20  # log-spaced times at which runs are compared
+    checkpoints: int = 50  # times in the second half of a run on circles at which the exact loss is taken
+
+
+def _problem(name: str) -> problems.Classifier:
+    if name == "mnist-mlp":  # the catalogue's has another initialization
+        return problems.Classifier(data.mnist(), problems.MLP((20,), init_scale=None))
+    problem = problems.by_name(name)
+    if not isinstance(problem, problems.Classifier):
+        raise ValueError(f"The rows of this recipe are classifiers; '{name}' is none.")
+    return problem
+
+
+def _train(protocol: Protocol, seed: int, folder: Path, progress: bool) -> meta.MetaTraining:
+    return meta.train(
+        learned.preset(protocol.preset, key=jax.random.key(seed)),
+        _problem(protocol.train_problem),
+        seed=seed,
+        schedule=((protocol.horizon, protocol.epochs),),
+        unroll=protocol.unroll,
+        validation=meta.Validation(every=protocol.validate_every, num_runs=10),
+        run=folder / f"l2o-{protocol.train_problem}",
+        resume=True,
+        config={"problem": protocol.train_problem, "preset": protocol.preset},
+        progress=progress,
+    )
+
+
+def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol, row: Row) -> AbstractOptimizer:
+    fallback = optimizers.decaying_sgd(row.learning_rate, protocol.fallback_time_scale)
+    decay = optimizers.PowerDecay(row.learning_rate, row.time_scale)
+    makers: dict[str, Callable[[], AbstractOptimizer]] = {
+        "l2o": lambda: l2o,
+        "sgdnm": lambda: optimizers.decaying_sgd(row.learning_rate, row.time_scale),
+        "adam": lambda: optimizers.adam(row.adam),
+        "gl2o": lambda: guards.ResidualGuard(l2o, guards.GradientOperator(decay)),
+        "lgl2o": lambda: guards.LossGuard(l2o, fallback),
+        "lgl2o-adam": lambda: guards.LossGuard(l2o, optimizers.adam(row.adam)),
+        "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, num_steps=100, num_batches=100),
+        "lgl2o-adaptive": lambda: guards.AdaptiveLossGuard(l2o, fallback),
+    }
+    return makers[name]()
+
+
+def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
+    """Trains the optimizer, then runs every method on every row; finished pairs are kept in `rows/`."""
+    training = _train(protocol, seed, folder, progress)
+    l2o = training.optimizer
+    rows: dict[str, Any] = {}
+    steady: dict[str, Any] = {}
+    total = sum(len(row.methods) for row in protocol.rows)
+    with progress_bar(total, "methods", progress) as report:
+        for row in protocol.rows:
+            rows[row.problem] = results = {}
+            try:
+                problem = _problem(row.problem)
+            except data.DataError as error:
+                results["missing"] = str(error).split(". ")[0]
+                continue
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), row.num_seeds)
+            for name in row.methods:
+                report(sum(map(len, rows.values())), lambda name=name, row=row: f"{row.problem} {name}")
+                path = folder / "rows" / row.problem / f"{name}.json"
+                wanted = {"row": {**dataclasses.asdict(row), "methods": None}, "epochs": protocol.epochs, "seed": seed}
+                results[name] = cached(
+                    path,
+                    wanted,
+                    lambda row=row, problem=problem, keys=keys, name=name: measure(
+                        problem, _method(name, l2o, protocol, row), row.num_steps, keys, protocol.num_marks
+                    ),
+                )
+                if row.problem == "circles-mlp" and name in STEADY:
+                    steady[name] = cached(
+                        path.with_name(f"steadiness-{name}.json"),
+                        {**wanted, "checkpoints": protocol.checkpoints},
+                        lambda row=row, problem=problem, keys=keys, name=name: steadiness(
+                            problem, _method(name, l2o, protocol, row), row.num_steps, keys, protocol.checkpoints
+                        ),
+                    )
+            plot_row(f"{row.problem}, {row.num_seeds} seeds", results, folder / f"{row.problem}.png")
+    validations = [[r["epoch"] + 1, round(r["validation"], 4)] for r in training.history if r.get("validation")]
+    return {
+        "rows": rows,
+        "steadiness": steady,
+        "never_worse": never_worse(rows),
+        "training": {"epochs": len(training.history), "validations": validations, "skipped": training.num_skipped},
+        "tables": [_table(name, results) for name, results in rows.items() if "missing" not in results],
+    }
+
+
+def _table(name: str, results: dict[str, Any]) -> dict[str, str]:
+    marks = list(next(iter(results.values()))["marks"])
+    shown = list(dict.fromkeys([*marks[::4], marks[-1]]))
+    lines = [
+        "| method | " + " | ".join(f"{int(mark):,}" for mark in shown) + " | learned | gradients, losses | ms |",
+        "|---|" + "---|" * (len(shown) + 3),
+    ]
+    for method, result in results.items():
+        cells = [_cell(result["marks"][mark]["loss"]) for mark in shown]
+        used = "" if result["use_learned"] is None else f"{result['use_learned']:.2f}"
+        cost = f"{result['gradients_per_update']:g}, {result['losses_per_update']:.3g}"
+        lines.append(f"| {method} | {' | '.join(cells)} | {used} | {cost} | {1e3 * result['seconds_per_update']:.3f} |")
+    return {
+        "title": f"{name}: ln loss after so many updates, mean over seeds [min, max]; share of blocks that use the "
+        "learned optimizer; evaluations and milliseconds per update",
+        "markdown": "\n".join(lines) + "\n",
+    }
+
+
+def _cell(losses: list[float | None]) -> str:
+    if None in losses:
+        return f"diverged ({losses.count(None)} of {len(losses)})"
+    logs = np.log(np.maximum(np.array(losses, float), 1e-30))
+    return f"{logs.mean():.2f} [{logs.min():.2f}, {logs.max():.2f}]"
+
+
+def _rows(scale: float, seeds: int) -> tuple[Row, ...]:
+    """The table; `scale` shortens the runs."""
+
+    def steps(num: int) -> int:
+        return max(200, round(num * scale / 1_000) * 1_000)
+
+    return (
+        Row("circles-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
+        Row("spirals-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
+        Row("mnist-mlp", steps(1_000_000), 0.001, 50_000.0, BASIC, seeds),
+        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, BASIC, seeds, 0.3),
+        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
+        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
+    )
+
+
+RECIPE = Recipe(
+    name="guards/lgl2o",
+    title="A learned optimizer, its fallback, and both under a guard, in and out of the training distribution",
+    source="Premont-Schwarz, Vitku, Feyereisl 2022, table 1 and figures 2 to 8",
+    scales={
+        "smoke": Protocol(
+            rows=(Row("circles-mlp", 400, 0.01, 50_000.0, LONG, 2),),
+            epochs=2,
+            train_problem="circles-mlp",
+            horizon=20,
+            unroll=10,
+            validate_every=1,
+            num_marks=4,
+            checkpoints=2,
+        ),
+        "laptop": Protocol(
+            rows=(
+                Row("circles-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
+                Row("spirals-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
+                Row("mnist-mlp", 100_000, 0.001, 50_000.0, BASIC, 2),
+                Row("mnist-conv", 2_000, 0.01, 20_000.0, BASIC, 2, 0.3),
+                Row("cifar10-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
+                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
+            ),
+            epochs=2_000,
+        ),
+        "paper": Protocol(rows=_rows(1.0, 5), epochs=2_000),
+    },
+    run=run,
+    claims=CLAIMS,
+    notes=(
+        "Two things are not in the publication's text and are ours: the sizes of the convolutional networks, and the "
+        "data of circles and spirals. For the convolutional networks the published learning rate of 3 leaves SGDnm at "
+        "ln 10; 0.3 was chosen from 0.1, 0.3 and 1 by 300 steps on two other seeds. The decay is (1 + t / tau)^-0.75; "
+        "the published formula is lost. At laptop scale there are 3 seeds on circles and spirals and 2 on images, "
+        "10^6 updates on the former, 10^5 on the MNIST network, 2,000 and 1,000 on the convolutional ones; Tiny "
+        "ImageNet is skipped where its archive is not at hand. Rows were run in separate processes on a shared "
+        "machine, so `seconds` is only the time of putting them together, and milliseconds per update are upper "
+        "bounds.\n\n"
+        "Where the guard falls short, it is greedy, not broken: every block ends at the better of two candidates. On "
+        "the MNIST network it accepts the learned optimizer's steps for a few hundred updates because each block "
+        "gains, and by then that optimizer has driven the hidden units into saturation (after 5,000 updates 82% of "
+        "the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm), from where the fallback is "
+        "slow, though it is used in 98% of all blocks. So a guarded run can be behind its fallback alone, which the "
+        "claim L8 denies; the proposition compares with a fallback step from the same point, not with the fallback's "
+        "own run. GL2O rejects nearly everything and stays close to SGDnm."
+    ),
+)
