@@ -159,12 +159,12 @@ class AdaptiveLossGuard(AbstractOptimizer):
         shorter = jnp.where(used * self.factor <= state.multiple, state.multiple // self.factor, state.multiple)
         fresh = AdaptiveState(
             states,
-            self.pair.start(accepted, *states),
+            self.pair.go_on(accepted, states, candidates),
             jnp.where(decided, jnp.maximum(shorter, 1), longer),
             jnp.zeros_like(position),
             gathered,
             state.initial,
-            state.watch.after(verdict),
+            state.watch.after(verdict, self.pair.on_accept == "own"),
             losses,
             verdict,
         )

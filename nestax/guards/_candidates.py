@@ -13,7 +13,7 @@ from .._rollout import RESULTS, all_finite, rollout, select
 from ..optimizers import as_optimizer
 
 OnReject = Literal["keep", "restore", "reset", "follow"]
-OnAccept = Literal["count", "follow"]
+OnAccept = Literal["count", "follow", "own"]
 
 
 class Candidate(eqx.Module):
@@ -85,12 +85,21 @@ class Pair(eqx.Module):
             Follower(fallback, learned) if self.on_reject == "follow" else fallback,
         )
 
+    def go_on(
+        self, players: PyTree, states: tuple[PyTree, PyTree], candidates: tuple[Candidate, Candidate]
+    ) -> tuple[Candidate, Candidate]:
+        """Both candidates at the start of the next block: from the accepted players, or from where the fallback is."""
+        learned, fallback = self.start(players, *states)
+        if self.on_accept == "own":
+            fallback = Candidate(candidates[1].players, fallback.state, fallback.finite)
+        return learned, fallback
+
     def advance(
         self, problem: AbstractProblem, candidates: tuple[Candidate, Candidate], samples: Sample, num_steps: int
     ) -> tuple[tuple[Candidate, Candidate], Float[Array, "1"], tuple[Int[Array, ""], Int[Array, ""]]]:
         """Advances both by `num_steps` updates on the same samples. Neither waits for the other.
 
-        **Returns** the candidates, the loss of the fallback's before the first update, and the evaluations made.
+        **Returns** the candidates, the losses before the first update, and the evaluations made.
         """
         advanced, infos = [], []
         for optimizer, candidate in zip(self.runners(), candidates):
@@ -108,7 +117,8 @@ class Pair(eqx.Module):
         learned, fallback = infos
         gradients = learned.num_gradients.sum() + fallback.num_gradients.sum()
         losses = learned.num_losses.sum() + fallback.num_losses.sum()
-        return (advanced[0], advanced[1]), fallback.losses[0], (gradients, losses)
+        at_start = learned if self.on_accept == "own" else fallback  # both start there, unless the fallback has its own
+        return (advanced[0], advanced[1]), at_start.losses[0], (gradients, losses)
 
     def states(
         self,
@@ -122,7 +132,9 @@ class Pair(eqx.Module):
         if self.on_accept == "follow":
             learned, fallback_follows = learned
         else:
-            fallback_follows = jax.tree.map(_advance_counters, before[1], _own(fallback, self.on_reject == "follow"))
+            fallback_follows = _own(fallback, self.on_reject == "follow")
+            if self.on_accept == "count":
+                fallback_follows = jax.tree.map(_advance_counters, before[1], fallback_follows)
         if self.on_reject == "follow":
             fallback, learned_follows = fallback
         else:

@@ -91,11 +91,12 @@ class FallbackWatch(eqx.Module):
     rising: Int[Array, ""]  # consecutive blocks in which the fallback raised it by more than three standard errors
     longest: Int[Array, ""]  # the most of them so far
 
-    def after(self, verdict: Verdict) -> "FallbackWatch":
+    def after(self, verdict: Verdict, own: bool = False) -> "FallbackWatch":
+        """`own`: the fallback goes on from its own candidate, so that is what its next loss is compared with."""
         noise = jnp.sqrt(self.deviation**2 + verdict.deviation**2)
         rose = verdict.decision.losses[1] > self.loss + 3 * noise
         rising = jnp.where(rose, self.rising + 1, 0)
-        loss = jnp.where(verdict.failed, self.loss, verdict.loss)
+        loss = jnp.where(verdict.failed, self.loss, verdict.decision.losses[1] if own else verdict.loss)
         return FallbackWatch(loss, verdict.deviation, rising, jnp.maximum(self.longest, rising))
 
     def messages(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class LossGuardState(eqx.Module):
     fallback: PyTree
     initial: PyTree  # the learned optimizer's first state, where `on_reject="reset"` needs it
     watch: FallbackWatch
+    own: PyTree  # the players of the fallback's own run, where `on_accept="own"`
 
 
 class LossGuard(AbstractOptimizer):
@@ -56,7 +57,9 @@ class LossGuard(AbstractOptimizer):
       be `AbstractGradientOptimizer`s). A state that is not finite is never kept. The publication does not say which.
     - `on_accept`: the fallback's state after its candidate was not taken. `"count"` (default): as at the start of the
       block, but with integer leaves, that is step counts, advanced, so that schedules follow the global step count.
-      `"follow"`: as above.
+      `"follow"`: as above. `"own"`: not only its state but its players go on from its own candidate, so that the
+      fallback's run is the one that it would be alone; at the end of every block the loss is then no higher than that
+      run's, on the validation batches. The price: the fallback does not profit from what the learned optimizer gained.
 
     **Cost** per update: the gradients of both optimizers, and `2 * num_batches / num_steps` losses. `StepInfo.aux` is a
     `Decision` per block. Samples: those of the training steps first, then the `num_batches` of the validation.
@@ -113,7 +116,8 @@ class LossGuard(AbstractOptimizer):
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> LossGuardState:
         learned, fallback = self.pair.init(problem, players, key)
         initial = learned if self.pair.on_reject == "reset" else None
-        return LossGuardState(learned, fallback, initial, fresh_watch(loss_dtype(problem, players)))
+        own = players if self.pair.on_accept == "own" else None
+        return LossGuardState(learned, fallback, initial, fresh_watch(loss_dtype(problem, players)), own)
 
     def step(
         self, problem: AbstractProblem, players: Players, state: LossGuardState, samples: Sample
@@ -121,12 +125,16 @@ class LossGuard(AbstractOptimizer):
         split = self.pair.samples(self.num_steps)
         training, validation = (jax.tree.map(lambda x, part=part: x[part], samples) for part in _parts(split))
         candidates = self.pair.start(players, state.learned, state.fallback)
+        if self.pair.on_accept == "own":
+            candidates = (candidates[0], Candidate(state.own, candidates[1].state, candidates[1].finite))
         candidates, losses, (gradients, further) = self.pair.advance(problem, candidates, training, self.num_steps)
         learned, fallback = candidates
         values = validation_losses(problem, learned.players, fallback.players, validation, self.num_batches)
         verdict = judge(Moments.of(values), jnp.stack([learned.finite, fallback.finite]), self.num_steps)
         states = self.pair.states(verdict.use_learned, (state.learned, state.fallback), candidates, state.initial)
-        state = LossGuardState(*states, state.initial, state.watch.after(verdict))
+        own = self.pair.on_accept == "own"
+        watch = state.watch.after(verdict, own)
+        state = LossGuardState(*states, state.initial, watch, fallback.players if own else None)
         info = StepInfo(losses, gradients, further + 2 * self.num_batches, verdict.decision)
         return accepted_players(verdict, candidates), state, info
 

@@ -32,6 +32,11 @@ class BlockState(eqx.Module):
 def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransformationExtraArgs:
     """The transformation behind `LossGuard.as_optax`."""
     check_gradient_optimizers(optimizer=pair.optimizer, fallback=pair.fallback)
+    if pair.on_accept == "own":
+        raise ValueError(
+            "In a training loop the parameters follow the fallback, so it cannot have a run of its own: "
+            '`on_accept="own"` has no Optax form. Use `solve`, or another mode.'
+        )
 
     def begin(
         params: PyTree, states: tuple[PyTree, PyTree], initial: PyTree, use_learned: Bool[Array, ""]

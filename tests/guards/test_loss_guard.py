@@ -104,6 +104,21 @@ def test_the_fallbacks_schedule_follows_the_global_step_count(mode):
     assert bool((moments == 0).all()) == (mode == "count")
 
 
+@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
+def test_a_fallback_of_its_own_runs_as_if_alone(make, key):
+    """Its state and players, bit for bit, whatever is accepted meanwhile."""
+    samples = draw(key, 6, N + M)
+    modes: dict[str, Any] = {"max_multiple": 1} if make is AdaptiveLossGuard else {}
+    out = drive(make(optax.adam(0.3), optax.adam(0.05), N, M, on_accept="own", **modes), PROBLEM, samples, key)
+    assert set(out.info.aux.use_learned.tolist()) == {0.0, 1.0}
+    alone = drive(nx.optimizers.adam(0.05), PROBLEM, training_part(samples), key)
+    state = out.carry[1]
+    inside = state.own if make is LossGuard else state.candidates[1].players
+    assert_close(inside, alone.carry[0], rtol=1e-14)
+    with pytest.raises(ValueError, match="has no Optax form"):
+        LossGuard(optax.adam(0.3), optax.adam(0.05), on_accept="own").as_optax()
+
+
 def test_a_poisoned_state_is_not_kept(key):
     out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), N, M), PROBLEM, draw(key, 2, N + M), key)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out.carry[1].learned))
@@ -263,7 +278,10 @@ BAD = [
         lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), on_reject="kep"),
         "`on_reject` must be one of 'keep', 'restore'",
     ),
-    (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), on_accept="x"), "`on_accept` must be one of 'count', 'follow'"),
+    (
+        lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), on_accept="x"),
+        "`on_accept` must be one of 'count', 'follow', 'own'",
+    ),
     (lambda: Unchecked(optax.sgd, optax.sgd(0.1)), "`optimizer` must be a nestax optimizer or an Optax transformation"),
     (lambda: Unchecked(optax.sgd(0.1), None), "`fallback` must be a nestax optimizer or an Optax transformation"),
     (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), num_batches=1), "`num_batches` must be at least 2"),

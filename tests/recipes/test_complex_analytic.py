@@ -33,7 +33,7 @@ def test_smoke_scale_already_shows_what_does_not_depend_on_scale(result):
     expected = {
         "complex/dirac": {**{f"D{i}": True for i in range(1, 11)}, "D2": False},
         "complex/spectrum-sweep": {"S1": True, "S2": True, "S3": True, "S4": True, "S6": True, "S7": True}
-        | {"S9-real": True, "S9-complex": True},
+        | {"S5-0.9": True, "S9-real": True, "S9-complex": True},
     }[value["recipe"]]
     assert {name: holds[name] for name in expected} == expected
 
@@ -152,7 +152,7 @@ def _sweep_metrics(cooperative, pure, excess, expected, rotation):
         "gamma_max": [0, 0.4, 1],
         "rates": {"half": {place: {name: [x, x, x] for name, x in row.items()} for place, row in rows.items()}},
         "suggest_excess": {"complex momentum": [0.0, excess], "momentum": [-0.1, 0.0]},
-        "expected": {"0.75, 0.15": expected, "0.5, 0.5": {"0": 1.0, "0.125": 9.0}},
+        "expected": {"half": {"0.75, 0.15": expected, "0.5, 0.5": {"0": 1.0, "0.125": 9.0}}},
         "rotation": rotation,
     }
 
