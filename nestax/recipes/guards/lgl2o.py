@@ -235,7 +235,7 @@ RECIPE = Recipe(
         "the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm), from where the fallback is "
         "slow, though it is used in 98% of all blocks. So a guarded run can be behind its fallback alone, which the "
         "claim L8 denies; the proposition compares with a fallback step from the same point, not with the fallback's "
-        "own run. The option that keeps the fallback's own run beside (`lgl2o-own`, run on the convolutional rows) ends "
+        "own run. The option that keeps the fallback's own run beside (`lgl2o-own`, on the convolutional rows) ends "
         "level with SGDnm there, where the published form ends 2.7 and 0.4 above it in ln loss. GL2O rejects nearly "
         "everything and stays close to SGDnm."
     ),
