@@ -127,8 +127,10 @@ def test_the_readme_has_the_two_commands_and_short_code():
     text = path.read_text()
     assert "\npython3 -m venv .venv && .venv/bin/pip install . && .venv/bin/nestax demo\n" in text
     assert "\npython3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest\n" in text
-    code = "".join(block for _, kind, block in blocks(path) if kind == "python")
-    assert 0 < len([line for line in code.splitlines() if line.strip()]) <= 10
+    jobs = [block for _, kind, block in blocks(path) if kind == "python"]
+    assert len(jobs) == len(re.findall(r"^## I ", text, re.MULTILINE)) > 0  # one block per job
+    for code in jobs:
+        assert 0 < len([line for line in code.splitlines() if line.strip()]) <= 10
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
 
