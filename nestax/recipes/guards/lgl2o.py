@@ -106,7 +106,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
             try:
                 problem = _problem(row.problem)
             except data.DataError as error:
-                results["missing"] = str(error).split(". ")[0]
+                results["missing"] = str(error).splitlines()[0]  # the rest names places of this machine
                 continue
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), row.num_seeds)
             for name in row.methods:
