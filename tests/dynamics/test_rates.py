@@ -12,6 +12,7 @@ from nestax import dynamics
 from ..helpers import NoisyQuadratic, Quadratic
 
 momentum_rate = jax.jit(dynamics.momentum_rate)
+extragradient_rate, optimistic_rate = jax.jit(dynamics.extragradient_rate), jax.jit(dynamics.optimistic_rate)
 
 
 def augmented(eigenvalue, alpha, beta):
@@ -150,23 +151,65 @@ def test_alternating_play():
     assert rates[2] > 1.005
 
 
-@pytest.mark.parametrize(
-    ("half", "expected"),
-    [
-        (True, {"gradient": 0.8864, 0: 0.6164, 1: 0.8864, 1 / 8: 0.7096, 1 / 2: 0.8834}),
-        (False, {0: 0.6325, 1 / 8: 0.6955}),
-    ],
-)
-def test_the_cooperative_interpolated_game_on_the_recorded_grid(half, expected):
-    """gamma = 0, 20 directions: best over 50 step sizes and 50 moduli at phases of 0, pi, pi/8, pi/2."""
-    values = nx.problems.InterpolatedGame(jnp.zeros(20), half=half).eigenvalues()[:20]
+COLUMNS = ("gradient", "positive", "negative", "pi/8", "pi/2", "tuned", "extra", "extra tied", "past", "past tied")
+# Recorded best rates per gradient on the interpolated game: for every gamma_max the columns above.
+RECORDED = {
+    0.0: (0.8864, 0.6164, 0.8864, 0.7096, 0.8834, 0.6164, 0.8108, 0.9728, 0.8829, 0.9625),
+    0.25: (0.9046, 0.8123, 0.9046, 0.8200, 0.8913, 0.8123, 0.8435, 0.9739, 0.8958, 0.9645),
+    0.5: (0.9111, 0.9005, 0.9111, 0.9016, 0.9111, 0.9005, 0.8987, 0.9757, 0.9061, 0.9675),
+    0.75: (0.9568, 0.9568, 0.9491, 0.9568, 0.9568, 0.9567, 0.9510, 0.9784, 0.9492, 0.9732),
+    0.9: (0.9855, 0.9855, 0.9699, 0.9855, 0.9737, 0.9737, 0.9722, 0.9820, 0.9693, 0.9778),
+    1.0: (1.0000, 1.0000, 1.0000, 0.9998, 0.9998, 0.9997, 0.9983, 0.9991, 0.9991, 0.9994),
+}
+# The same where the quadratic terms are not halved.
+RECORDED_FULL = {
+    0.0: {"positive": 0.6325, "pi/8": 0.6955},
+    0.5: {"positive": 0.8325, "pi/8": 0.8412},
+    0.75: {"positive": 0.9024, "pi/8": 0.9017},
+    1.0: {"tuned": 0.9997, "extra": 0.9995, "past": 0.9995},
+}
+
+
+def rates_on_the_recorded_grid(values):
+    """Momentum: 50 step sizes and 50 moduli at 9 phases up to pi/2, and pi; the others: 120 by 120 step sizes.
+
+    The range of the optimistic gradient's second step size was not recorded; this one comes closest.
+    """
+
+    def best(rates):
+        return np.min(np.max(rates, axis=-1))
+
+    def steps(first, last):
+        return np.geomspace(first, last, 120)[:, None]
+
     alpha, moduli = np.geomspace(1e-3, 1.5, 50)[:, None, None], np.linspace(0, 0.98, 50)[:, None]
-    for phase, rate in expected.items():
-        if phase == "gradient":
-            found = dynamics.gradient_rate(values, alpha)
-        else:
-            found = momentum_rate(values, alpha, moduli * np.exp(1j * np.pi * phase))
-        assert np.min(np.max(found, axis=-1)) == pytest.approx(rate, abs=5e-5)
+    extra, past, ahead = steps(1e-3, 2), steps(1e-3, 1), steps(1e-4, 1.25)
+    phases = [best(momentum_rate(values, alpha, moduli * np.exp(1j * np.pi * k / 16))) for k in range(9)]
+    return {
+        "gradient": best(dynamics.gradient_rate(values, alpha)),
+        "positive": phases[0],
+        "negative": best(momentum_rate(values, alpha, -moduli + 0j)),
+        "pi/8": phases[2],
+        "pi/2": phases[8],
+        "tuned": min(phases),
+        "extra": best(extragradient_rate(values, extra[:, None], extra)) ** 0.5,
+        "extra tied": best(extragradient_rate(values, extra, extra)) ** 0.5,
+        "past": best(optimistic_rate(values, past[:, None], ahead)),
+        "past tied": best(optimistic_rate(values, past, past)),
+    }
+
+
+@pytest.mark.parametrize(("gamma_max", "half"), [*((g, True) for g in RECORDED), *((g, False) for g in RECORDED_FULL)])
+def test_the_interpolated_game_on_the_recorded_grid(gamma_max, half):
+    """20 directions, one uniform draw, scaled; at 1 the smallest, middle and largest are purely adversarial."""
+    gamma = gamma_max * np.random.default_rng(0).uniform(size=20)
+    if gamma_max == 1:
+        gamma[[0, 10, 19]] = 1
+    values = nx.problems.InterpolatedGame(jnp.asarray(gamma), half=half).eigenvalues()[:20]
+    found = rates_on_the_recorded_grid(values)
+    expected = dict(zip(COLUMNS, RECORDED[gamma_max])) if half else RECORDED_FULL[gamma_max]
+    for name, rate in expected.items():
+        assert found[name] == pytest.approx(rate, abs=1e-4 if name == "past" else 6e-5), name
 
 
 def complex_momentum(alpha, modulus, phase):
