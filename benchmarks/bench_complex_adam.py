@@ -13,9 +13,7 @@ The real form misses the goal where the state is donated on a CPU. Both new buff
 backend writes one buffer per loop, so it must copy; the complex form has one buffer, which is updated in place.
 """
 
-import argparse
 import json
-import os
 import statistics
 import time
 
@@ -25,16 +23,7 @@ REPEATS = 5
 
 
 def main():
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--json", default=None)
-    args = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        parser.error(f"{args.threads} threads asked for, {len(cores)} cores available.")
-    os.sched_setaffinity(0, cores[-args.threads :])  # before the libraries start their threads
-
+    args = _arguments.parse(__doc__, rounds=10)
     times, state_bytes = measure(args.rounds)
     rows = report(times, state_bytes)
     if args.json:

@@ -7,25 +7,14 @@ validation losses of a block, `num_batches` for each of both candidates. The bes
 over the sum of its parts; the goal is 1.15.
 """
 
-import argparse
 import json
-import os
 import time
 
 STEPS = 200
 
 
 def main():
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", default=None)
-    args = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        parser.error(f"{args.threads} threads asked for, {len(cores)} cores available.")
-    os.sched_setaffinity(0, cores[-args.threads :])  # before the libraries start their threads
-
+    args = _arguments.parse(__doc__, rounds=7)
     rows = {name: measure(name, args.rounds) for name in ("circles-mlp", "digits-mlp", "mnist-mlp")}
     print(f"{'microseconds per update':24}" + "".join(f"{part:>12}" for part in next(iter(rows.values()))))
     for name, row in rows.items():

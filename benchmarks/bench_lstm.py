@@ -24,10 +24,8 @@ features, and a backward pass. Element-wise work other than tanh, copies and mem
 autograd through the 20 steps (one forward pass, nothing recomputed), in both layouts; the faster one counts.
 """
 
-import argparse
 import functools
 import json
-import os
 import statistics
 import time
 
@@ -38,16 +36,7 @@ REPEATS = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", default=None)
-    args = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        parser.error(f"{args.threads} threads asked for, {len(cores)} cores available.")
-    os.sched_setaffinity(0, cores[-args.threads :])  # before the libraries start their threads
-
+    args = _arguments.parse(__doc__, rounds=5)
     times = measure(args.threads, args.rounds)
     rows = report(times, args.threads)
     if args.json:

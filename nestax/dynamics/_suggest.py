@@ -242,8 +242,9 @@ def suggest_from_eigenvalues(
     suggested rates were within 1 % in the number of steps; complex momentum, with three hyperparameters in a curved
     valley, is the least exact.
 
-    Step sizes are searched between $10^{-8}$ and a few times the inverse of the largest eigenvalue; extragradient
-    extrapolates by twice that inverse at most, since further away no game is linear, and forwards only.
+    Step sizes are searched between $10^{-8}$ and a few times the inverse of the largest eigenvalue; extragradient and
+    the optimistic gradient extrapolate by twice that inverse at most, since further away no game is linear, and
+    forwards only.
 
     Zeros (below $10^{-9}$ of the largest modulus) are left out: nothing happens in their directions. Where an
     eigenvalue has a negative real part the point repels, and usually no method converges.

@@ -46,7 +46,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
     - `num_batches`: at least 2, for a standard error. Default 10.
     - `width`: standard errors that count as decided. Default 2.
     - `factor`: default 2.
-    - `max_multiple`: default 16, so that a block has at most 160 updates; a power of `factor`.
+    - `max_multiple`: default 16, so that a block has at most 160 updates.
 
     The state holds both candidates and up to `max_multiple * num_batches` validation samples: keys where batches are
     drawn on the device, whole batches where the host streams them.
@@ -122,7 +122,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
         nothing = judge(Moments.of(jnp.zeros((1, 2), dtype)), jnp.array([True, True]), 0)
         return AdaptiveState(
             before,
-            self.pair.start(players, *before),
+            self.pair.start(players, before, players),
             jnp.array(1),
             jnp.array(0),
             gathered,
@@ -159,7 +159,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
         shorter = jnp.where(used * self.factor <= state.multiple, state.multiple // self.factor, state.multiple)
         fresh = AdaptiveState(
             states,
-            self.pair.go_on(accepted, states, candidates),
+            self.pair.start(accepted, states, candidates[1].players),
             jnp.where(decided, jnp.maximum(shorter, 1), longer),
             jnp.zeros_like(position),
             gathered,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, OptimizerStep
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import RESULTS, all_finite, rollout, select
-from ..optimizers import as_optimizer
+from ..optimizers import as_gradient_optimizer, as_optimizer
 
 OnReject = Literal["keep", "restore", "reset", "follow"]
 OnAccept = Literal["count", "follow", "own"]
@@ -55,7 +55,12 @@ class Pair(eqx.Module):
                 raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(known)))}, got {value!r}.")
         self.on_reject, self.on_accept = on_reject, on_accept  # pyright: ignore[reportAttributeAccessIssue]
         if "follow" in (on_reject, on_accept):
-            check_gradient_optimizers(optimizer=self.optimizer, fallback=self.fallback)
+            self.check_gradient_optimizers()
+
+    def check_gradient_optimizers(self) -> None:
+        """Raises `ValueError` unless both can read gradients that they did not ask for."""
+        as_gradient_optimizer(self.optimizer, "optimizer")
+        as_gradient_optimizer(self.fallback, "fallback")
 
     def samples(self, num_steps: int) -> int:
         """How many training samples `num_steps` updates of both take: both read the same ones, from the first on."""
@@ -70,11 +75,16 @@ class Pair(eqx.Module):
         keys = jax.random.split(key)
         return self.optimizer.init(problem, players, keys[0]), self.fallback.init(problem, players, keys[1])
 
-    def start(self, players: PyTree, learned: PyTree, fallback: PyTree) -> tuple[Candidate, Candidate]:
-        """Both candidates at the start of a block."""
+    def start(self, players: PyTree, states: tuple[PyTree, PyTree], own: PyTree = None) -> tuple[Candidate, Candidate]:
+        """Both candidates at the start of a block; `own` is where the fallback is that has a run of its own."""
+        learned, fallback = states
         learned_state = (learned, fallback) if self.on_accept == "follow" else learned
         fallback_state = (fallback, learned) if self.on_reject == "follow" else fallback
-        return Candidate(players, learned_state, jnp.array(True)), Candidate(players, fallback_state, jnp.array(True))
+        fallback_players = own if self.on_accept == "own" else players
+        return (
+            Candidate(players, learned_state, jnp.array(True)),
+            Candidate(fallback_players, fallback_state, jnp.array(True)),
+        )
 
     def runners(self) -> tuple[AbstractOptimizer, AbstractOptimizer]:
         """The optimizers that advance the candidates: with a follower where its state is wanted."""
@@ -84,15 +94,6 @@ class Pair(eqx.Module):
             Follower(learned, fallback) if self.on_accept == "follow" else learned,
             Follower(fallback, learned) if self.on_reject == "follow" else fallback,
         )
-
-    def go_on(
-        self, players: PyTree, states: tuple[PyTree, PyTree], candidates: tuple[Candidate, Candidate]
-    ) -> tuple[Candidate, Candidate]:
-        """Both candidates at the start of the next block: from the accepted players, or from where the fallback is."""
-        learned, fallback = self.start(players, *states)
-        if self.on_accept == "own":
-            fallback = Candidate(candidates[1].players, fallback.state, fallback.finite)
-        return learned, fallback
 
     def advance(
         self, problem: AbstractProblem, candidates: tuple[Candidate, Candidate], samples: Sample, num_steps: int
@@ -169,16 +170,6 @@ def healthy(state: PyTree, before: PyTree) -> PyTree:
     Some states hold inf on purpose (a line search's bounds), so only what was finite before has to be.
     """
     return select(all_finite(state) | ~all_finite(before), state, before)
-
-
-def check_gradient_optimizers(**optimizers: AbstractOptimizer) -> None:
-    """Raises `ValueError` unless all are `AbstractGradientOptimizer`s."""
-    for name, optimizer in optimizers.items():
-        if not isinstance(optimizer, AbstractGradientOptimizer):
-            raise ValueError(
-                f"`{name}` must be an `AbstractGradientOptimizer` here (any Optax transformation or first-order "
-                f"learned optimizer is): it has to read gradients it did not ask for. Got a {type(optimizer).__name__}."
-            )
 
 
 def check_positive(**numbers: Any) -> None:

@@ -31,7 +31,7 @@ class LossGuardState(eqx.Module):
 
 
 class LossGuard(AbstractOptimizer):
-    r"""LGL2O: an optimizer, learned or not, that is never worse than its fallback.
+    r"""LGL2O: an optimizer, learned or not, beside a fallback; of every block the better result is kept.
 
     In blocks of `num_steps` updates both optimizers go on from the same players $x$ on the same minibatches, to $y$
     (the guarded one) and $z$ (the fallback); then
@@ -123,10 +123,9 @@ class LossGuard(AbstractOptimizer):
         self, problem: AbstractProblem, players: Players, state: LossGuardState, samples: Sample
     ) -> tuple[Players, LossGuardState, StepInfo]:
         split = self.pair.samples(self.num_steps)
-        training, validation = (jax.tree.map(lambda x, part=part: x[part], samples) for part in _parts(split))
-        candidates = self.pair.start(players, state.learned, state.fallback)
-        if self.pair.on_accept == "own":
-            candidates = (candidates[0], Candidate(state.own, candidates[1].state, candidates[1].finite))
+        training = jax.tree.map(lambda x: x[:split], samples)
+        validation = jax.tree.map(lambda x: x[split:], samples)
+        candidates = self.pair.start(players, (state.learned, state.fallback), state.own)
         candidates, losses, (gradients, further) = self.pair.advance(problem, candidates, training, self.num_steps)
         learned, fallback = candidates
         values = validation_losses(problem, learned.players, fallback.players, validation, self.num_batches)
@@ -173,7 +172,3 @@ class LossGuard(AbstractOptimizer):
         parameters of another structure than the state's.
         """
         return block_transformation(self.pair, self.num_steps)
-
-
-def _parts(split: int) -> tuple[slice, slice]:
-    return slice(split), slice(split, None)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from .._optimizer import apply_updates
 from .._problem import check_same_structure, common_dtype
 from .._rollout import all_finite, select
-from ._candidates import Candidate, Pair, check_gradient_optimizers
+from ._candidates import Candidate, Pair
 from ._decision import Moments, judge
 
 
@@ -31,7 +31,7 @@ class BlockState(eqx.Module):
 
 def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransformationExtraArgs:
     """The transformation behind `LossGuard.as_optax`."""
-    check_gradient_optimizers(optimizer=pair.optimizer, fallback=pair.fallback)
+    pair.check_gradient_optimizers()
     if pair.on_accept == "own":
         raise ValueError(
             "In a training loop the parameters follow the fallback, so it cannot have a run of its own: "
@@ -41,7 +41,7 @@ def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransforma
     def begin(
         params: PyTree, states: tuple[PyTree, PyTree], initial: PyTree, use_learned: Bool[Array, ""]
     ) -> BlockState:
-        learned, fallback = pair.start(params, *states)
+        learned, fallback = pair.start(params, states)
         return BlockState(jnp.array(0), params, states, learned, fallback.state, fallback.finite, initial, use_learned)
 
     def init(params: PyTree) -> Any:

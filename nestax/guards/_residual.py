@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, common_dtype, joint_gradient
 from .._rollout import all_finite, select
-from ..optimizers import as_optimizer
-from ._candidates import check_gradient_optimizers, healthy
+from ..optimizers import as_gradient_optimizer
+from ._candidates import healthy
 from ._operators import AbstractOperator
 from ._sequences import AbstractSequence, ExponentialMovingAverage
 
@@ -97,15 +97,13 @@ class ResidualGuard(AbstractOptimizer):
         sequence: AbstractSequence | None = None,
         alpha: float | Float[Array, ""] = 0.99,
     ):
-        proposes: Any = as_optimizer(optimizer, "optimizer")
-        check_gradient_optimizers(optimizer=proposes)
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
                 f"`operator` must be an `AbstractOperator` such as `GradientOperator`, got a {type(operator).__name__}."
             )
         if isinstance(alpha, int | float) and not 0 <= alpha < 1:
             raise ValueError(f"`alpha` must be in [0, 1), got {alpha}.")
-        self.optimizer, self.operator = proposes, operator
+        self.optimizer, self.operator = as_gradient_optimizer(optimizer), operator
         self.sequence = ExponentialMovingAverage() if sequence is None else sequence
         self.alpha = jnp.asarray(alpha, float)
 

@@ -6,6 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._candidates import check_positive
+
 
 def _check_theta(theta: float | Float[Array, ""]) -> Float[Array, ""]:
     if isinstance(theta, int | float) and not 0 < theta < 1:
@@ -92,8 +94,7 @@ class RecentMax(AbstractSequence):
     num: int = eqx.field(static=True)
 
     def __init__(self, num: int = 10):
-        if not isinstance(num, int) or num < 1:
-            raise ValueError(f"`num` must be an integer of at least 1, got {num!r}.")
+        check_positive(num=num)
         self.num = num
 
     def init(self, threshold):

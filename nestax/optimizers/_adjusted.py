@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample
 from ._arrays import as_scalar
-from ._play import as_gradient_optimizer
+from ._optax import as_gradient_optimizer
 from ._presets import sgd
 
 

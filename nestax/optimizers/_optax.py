@@ -112,6 +112,21 @@ def as_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractOptimizer:
     )
 
 
+def as_gradient_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractGradientOptimizer:
+    """As `as_optimizer`, for where a method hands over gradients of its own choice.
+
+    **Raises** `ValueError` for an optimizer that is no `AbstractGradientOptimizer`, too.
+    """
+    optimizer = as_optimizer(optimizer, name)
+    if not isinstance(optimizer, AbstractGradientOptimizer):
+        raise ValueError(
+            f"`{name}` must be an `AbstractGradientOptimizer` here, which needs one gradient per step and nothing "
+            "else: any Optax transformation and any first-order learned optimizer is one. "
+            f"{type(optimizer).__name__} evaluates the problem itself."
+        )
+    return optimizer
+
+
 def _finished(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     return transformation
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
-from ._optax import as_optimizer
+from ._optax import as_gradient_optimizer
 
 
 def replace_player(players: Players, i: int, own: PyTree) -> Players:
@@ -29,17 +29,6 @@ def own_gradient(
 
     (_, losses), gradient = jax.value_and_grad(own_loss, has_aux=True)(players[i])
     return losses, gradient
-
-
-def as_gradient_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractGradientOptimizer:
-    """An optimizer that needs one gradient per step, from itself or from an Optax transformation; else `ValueError`."""
-    optimizer = as_optimizer(optimizer, name)
-    if not isinstance(optimizer, AbstractGradientOptimizer):
-        raise ValueError(
-            f"`{name}` must need one gradient per step and nothing else, as `nestax.optimizers.adam(1e-3)` does; "
-            f"{type(optimizer).__name__} evaluates the problem itself."
-        )
-    return optimizer
 
 
 def _as_optimizers(optimizers: Any) -> Any:

@@ -11,6 +11,14 @@ from nestax.recipes import Claim
 SMOKE = tuple(recipes.RECIPES)
 LEARNED = ("l2o/quickstart", "l2o/in-distribution")  # recipes of one layout
 
+# Verdicts that do not depend on the scale.
+AT_ANY_SCALE = {
+    "complex/dirac": {**{f"D{i}": True for i in range(1, 11)}, "D2": False},
+    "complex/spectrum-sweep": dict.fromkeys(
+        ("S1", "S2", "S3", "S4", "S5-0.9", "S6", "S7", "S9-real", "S9-complex"), True
+    ),
+}
+
 # Claims, by the start of their names, on problems that the smoke scale leaves out: images and spirals.
 UNMEASURED = {"guards/lgl2o": ("L1", "L3", "L5", "L6", "L7", "L8-own")}
 
@@ -31,6 +39,7 @@ def test_smoke_scale_runs_and_writes(result):
         assert isinstance(claim["holds"], bool)
         unmeasured = UNMEASURED.get(value["recipe"], ())
         assert (claim["value"] is None) == claim["id"].startswith(unmeasured), claim["id"]
+        assert claim["holds"] == AT_ANY_SCALE.get(value["recipe"], {}).get(claim["id"], claim["holds"]), claim["id"]
 
 
 def test_a_finished_recipe_does_not_train_again(result):

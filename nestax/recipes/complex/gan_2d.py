@@ -12,8 +12,8 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import problems
 from ..._progress import progress_bar
 from ..._rollout import RESULTS
-from ..._solve import solve
 from .._cache import cached
+from .._checkpoints import checkpoints
 from .._recipe import Metrics, Recipe
 from ._gan import alternating, momentum_grid
 from ._gan_2d_claims import CAP, CLAIMS, best, coverage, late, quality, score
@@ -56,29 +56,18 @@ def _train(
     """Scores at the checkpoints, and the players at the end."""
     optimizer = alternating(learning_rate, *momentum)
     key, score_key = jax.random.split(jax.random.key(seed))
-    size = protocol.num_steps // protocol.checkpoints
-    players, state, failed = None, None, False
+    players = None
     scores: dict[str, list[Any]] = {"nll": [], "modes": [], "high_quality": []}
-    for i in range(protocol.checkpoints):
-        nll, modes, quality = CAP, 0.0, 0.0
-        if not failed:
-            solution = solve(
-                problem,
-                optimizer,
-                num_steps=size,
-                key=jax.random.fold_in(key, i),
-                players=players,
-                state=state,
-                record_every=size,
-                throw=False,
-            )
-            players, state = solution.players, solution.state
-            found = [float(x) for x in _scores(problem, players, score_key, protocol.num_points)]
-            failed = solution.result != RESULTS.successful or not found[0] < CAP
-            nll, modes, quality = (CAP, 0.0, 0.0) if failed else found
+    for solution in checkpoints(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
+        players = solution.players
+        nll, modes, quality = (float(x) for x in _scores(problem, players, score_key, protocol.num_points))
+        if solution.result != RESULTS.successful or not nll < CAP:
+            break
         scores["nll"].append(round(nll, 4))
         scores["modes"].append(int(modes))
         scores["high_quality"].append(round(quality, 4))
+    for name, worst in (("nll", CAP), ("modes", 0), ("high_quality", 0.0)):  # from a failure on
+        scores[name] += [worst] * (protocol.checkpoints - len(scores[name]))
     return scores, players
 
 

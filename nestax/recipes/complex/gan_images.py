@@ -16,6 +16,7 @@ from ..._rollout import RESULTS
 from ..._solve import solve
 from ...evaluation import plot_images
 from .._cache import cached
+from .._checkpoints import checkpoints
 from .._recipe import Metrics, Recipe
 from ._gan import momentum_name
 from ._gan_images_claims import CLAIMS, finals, peaks, statistics
@@ -92,27 +93,17 @@ def _train(
     """Scores at the checkpoints, and the players at the end. A run that failed scores 1, the lowest there is."""
     optimizer = _optimizer(protocol, *momentum)
     key, score_key = jax.random.split(jax.random.key(seed))
-    size = protocol.num_steps // protocol.checkpoints
-    players, state, failed = None, None, False
+    players = None
     scores: dict[str, list[float]] = {"score": [], "accuracy": []}
-    for i in range(protocol.checkpoints):
-        score, accuracy = 1.0, 0.0
-        if not failed:
-            solution = solve(
-                problem,
-                optimizer,
-                num_steps=size,
-                key=jax.random.fold_in(key, i),
-                players=players,
-                state=state,
-                record_every=size,
-                throw=False,
-            )
-            players, state, failed = solution.players, solution.state, solution.result != RESULTS.successful
-            if not failed:
-                score, accuracy = (float(x) for x in _scores(judge, problem, players, score_key, protocol.num_images))
+    for solution in checkpoints(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
+        players = solution.players
+        if solution.result != RESULTS.successful:
+            break
+        score, accuracy = (float(x) for x in _scores(judge, problem, players, score_key, protocol.num_images))
         scores["score"].append(round(score, 4))
         scores["accuracy"].append(round(accuracy, 4))
+    for name, worst in (("score", 1.0), ("accuracy", 0.0)):  # from a failure on
+        scores[name] += [worst] * (protocol.checkpoints - len(scores[name]))
     assert players is not None
     return scores, players
 

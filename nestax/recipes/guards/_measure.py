@@ -15,6 +15,7 @@ from ..._problem import AbstractProblem
 from ..._solve import solve
 from ...evaluation import seconds_per_step
 from ...problems import Classifier
+from .._checkpoints import checkpoints
 
 RESOLUTION = 10
 """Updates per record: as many as the published guard makes per decision."""
@@ -131,28 +132,22 @@ def measure(
 
 
 def steadiness(
-    problem: Classifier, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, "seeds"], checkpoints: int
+    problem: Classifier, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, "seeds"], num: int
 ) -> dict[str, Any]:
-    """How far a run strays late: the exact loss, over all examples, at evenly spaced times in its second half.
+    """How far a run strays late: the exact loss, over all examples, at `num` evenly spaced times in its second half.
 
     Exact, since the losses of minibatches are noisy, and a guard with long blocks reports few of them.
 
     **Returns** `losses` per seed, and `peak`: the largest over the median loss of a run, median over seeds.
     """
-    losses = []
-    segment = num_steps // (2 * checkpoints)
-    for key in keys:
-        players, state, seen = None, None, []
-        for i in range(2 * checkpoints):
-            part = jax.random.fold_in(key, i)
-            with _without_warnings():
-                solution = solve(
-                    problem, optimizer, num_steps=segment, key=part, players=players, state=state, throw=False
-                )
-            players, state = solution.players, solution.state
-            if i >= checkpoints:
-                seen.append(float(problem.full_loss(players)))
-        losses.append(seen)
+    with _without_warnings():
+        losses = [
+            [
+                float(problem.full_loss(s.players))
+                for s in list(checkpoints(problem, optimizer, num_steps, 2 * num, key))[num:]
+            ]
+            for key in keys
+        ]
     peak = np.median(np.max(losses, axis=1) / np.median(losses, axis=1))
     return {"losses": [_finite(row) for row in losses], "peak": _finite([peak])[0]}
 

@@ -17,9 +17,8 @@ from ._claims import CLAIMS, never_worse
 from ._measure import measure, steadiness
 from ._plot import plot_row
 
-BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam")
+BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own")
 LONG = (*BASIC, "lgl2o-100", "lgl2o-adaptive")
-FAR = (*BASIC, "lgl2o-own")
 STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
 
 
@@ -99,6 +98,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
     l2o = training.optimizer
     rows: dict[str, Any] = {}
     steady: dict[str, Any] = {}
+    shared = {**dataclasses.asdict(protocol), "rows": None}  # whatever else a result depends on
     total = sum(len(row.methods) for row in protocol.rows)
     with progress_bar(total, "methods", progress) as report:
         for row in protocol.rows:
@@ -112,7 +112,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
             for name in row.methods:
                 report(sum(map(len, rows.values())), lambda name=name, row=row: f"{row.problem} {name}")
                 path = folder / "rows" / row.problem / f"{name}.json"
-                wanted = {"row": {**dataclasses.asdict(row), "methods": None}, "epochs": protocol.epochs, "seed": seed}
+                wanted = {"row": {**dataclasses.asdict(row), "methods": None}, "seed": seed, **shared}
                 results[name] = cached(
                     path,
                     wanted,
@@ -123,7 +123,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
                 if row.problem == "circles-mlp" and name in STEADY:
                     steady[name] = cached(
                         path.with_name(f"steadiness-{name}.json"),
-                        {**wanted, "checkpoints": protocol.checkpoints},
+                        wanted,
                         lambda row=row, problem=problem, keys=keys, name=name: steadiness(
                             problem, _method(name, l2o, protocol, row), row.num_steps, keys, protocol.checkpoints
                         ),
@@ -184,9 +184,9 @@ def _rows(scale: float, seeds: int) -> tuple[Row, ...]:
         Row("circles-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
         Row("spirals-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
         Row("mnist-mlp", steps(1_000_000), 0.001, 50_000.0, BASIC, seeds),
-        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, FAR, seeds, 0.3),
-        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, FAR, seeds, 0.3),
-        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, FAR, seeds, 0.3),
+        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, BASIC, seeds, 0.3),
+        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
+        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
     )
 
 
@@ -210,9 +210,9 @@ RECIPE = Recipe(
                 Row("circles-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
                 Row("spirals-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
                 Row("mnist-mlp", 100_000, 0.001, 50_000.0, BASIC, 2),
-                Row("mnist-conv", 2_000, 0.01, 20_000.0, FAR, 2, 0.3),
-                Row("cifar10-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
-                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
+                Row("mnist-conv", 2_000, 0.01, 20_000.0, BASIC, 2, 0.3),
+                Row("cifar10-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
+                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
             ),
             epochs=2_000,
         ),
@@ -231,9 +231,10 @@ RECIPE = Recipe(
         "bounds.\n\n"
         "Where the guard falls short, it is greedy, not broken: every block ends at the better of two candidates. On "
         "the MNIST network it accepts the learned optimizer's steps for a few hundred updates because each block "
-        "gains, and by then that optimizer has driven the hidden units into saturation (after 5,000 updates 82% of "
-        "the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm), from where the fallback is "
-        "slow, though it is used in 98% of all blocks. So a guarded run can be behind its fallback alone, which the "
+        "gains, and by then that optimizer has driven the hidden units into saturation, from where the fallback is "
+        "slow, though it is used in 98% of all blocks. (Looked at apart from the recorded run, for its first seed: "
+        "after 5,000 updates 82% of the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm.) So a "
+        "guarded run can be behind its fallback alone, which the "
         "claim L8 denies; the proposition compares with a fallback step from the same point, not with the fallback's "
         "own run. The option that keeps the fallback's own run beside (`lgl2o-own`, on the convolutional rows) ends "
         "level with SGDnm there, where the published form ends 2.7 and 0.4 above it in ln loss. GL2O rejects nearly "
