@@ -122,7 +122,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
         nothing = judge(Moments.of(jnp.zeros((1, 2), dtype)), jnp.array([True, True]), 0)
         return AdaptiveState(
             before,
-            self.pair.start(players, before, players),
+            self.pair.start(players, before),
             jnp.array(1),
             jnp.array(0),
             gathered,
@@ -143,7 +143,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
             samples,
         )
         candidates, losses, (gradients, further) = self.pair.advance(
-            problem, state.candidates, training, self.num_steps
+            problem, state.candidates, training, self.num_steps, state.verdict.use_learned
         )
         losses = jnp.where(state.position == 0, losses, state.losses)
         position = state.position + 1
@@ -159,7 +159,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
         shorter = jnp.where(used * self.factor <= state.multiple, state.multiple // self.factor, state.multiple)
         fresh = AdaptiveState(
             states,
-            self.pair.start(accepted, states, candidates[1].players),
+            self.pair.start(accepted, states, self.pair.own_runs(accepted, candidates)),
             jnp.where(decided, jnp.maximum(shorter, 1), longer),
             jnp.zeros_like(position),
             gathered,

@@ -12,7 +12,7 @@ from .._problem import AbstractProblem, Players, Sample
 from .._rollout import RESULTS, all_finite, rollout, select
 from ..optimizers import as_gradient_optimizer, as_optimizer
 
-OnReject = Literal["keep", "restore", "reset", "follow"]
+OnReject = Literal["keep", "restore", "reset", "follow", "own"]
 OnAccept = Literal["count", "follow", "own"]
 
 
@@ -75,15 +75,29 @@ class Pair(eqx.Module):
         keys = jax.random.split(key)
         return self.optimizer.init(problem, players, keys[0]), self.fallback.init(problem, players, keys[1])
 
-    def start(self, players: PyTree, states: tuple[PyTree, PyTree], own: PyTree = None) -> tuple[Candidate, Candidate]:
-        """Both candidates at the start of a block; `own` is where the fallback is that has a run of its own."""
+    def own_runs(
+        self, accepted: PyTree, candidates: tuple[Candidate, Candidate] | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """Where those are that have a run of their own, after a block or before the first; `None` for the others.
+
+        One that failed goes on from the accepted players.
+        """
+        if candidates is None:
+            ends = (accepted, accepted)
+        else:
+            ends = tuple(select(c.finite, c.players, accepted) for c in candidates)
+        return ends[0] if self.on_reject == "own" else None, ends[1] if self.on_accept == "own" else None
+
+    def start(
+        self, players: PyTree, states: tuple[PyTree, PyTree], own: tuple[PyTree, PyTree] = (None, None)
+    ) -> tuple[Candidate, Candidate]:
+        """Both candidates at the start of a block, from `own_runs` where there are any."""
         learned, fallback = states
         learned_state = (learned, fallback) if self.on_accept == "follow" else learned
         fallback_state = (fallback, learned) if self.on_reject == "follow" else fallback
-        fallback_players = own if self.on_accept == "own" else players
         return (
-            Candidate(players, learned_state, jnp.array(True)),
-            Candidate(fallback_players, fallback_state, jnp.array(True)),
+            Candidate(players if own[0] is None else own[0], learned_state, jnp.array(True)),
+            Candidate(players if own[1] is None else own[1], fallback_state, jnp.array(True)),
         )
 
     def runners(self) -> tuple[AbstractOptimizer, AbstractOptimizer]:
@@ -96,11 +110,18 @@ class Pair(eqx.Module):
         )
 
     def advance(
-        self, problem: AbstractProblem, candidates: tuple[Candidate, Candidate], samples: Sample, num_steps: int
+        self,
+        problem: AbstractProblem,
+        candidates: tuple[Candidate, Candidate],
+        samples: Sample,
+        num_steps: int,
+        use_learned: Bool[Array, ""],
     ) -> tuple[tuple[Candidate, Candidate], Float[Array, "1"], tuple[Int[Array, ""], Int[Array, ""]]]:
         """Advances both by `num_steps` updates on the same samples. Neither waits for the other.
 
-        **Returns** the candidates, the losses before the first update, and the evaluations made.
+        `use_learned` is the last decision: it says which of them starts at the accepted players (if not both do).
+
+        **Returns** the candidates, the losses at the accepted players before the first update, the evaluations made.
         """
         advanced, infos = [], []
         for optimizer, candidate in zip(self.runners(), candidates):
@@ -118,8 +139,8 @@ class Pair(eqx.Module):
         learned, fallback = infos
         gradients = learned.num_gradients.sum() + fallback.num_gradients.sum()
         losses = learned.num_losses.sum() + fallback.num_losses.sum()
-        at_start = learned if self.on_accept == "own" else fallback  # both start there, unless the fallback has its own
-        return (advanced[0], advanced[1]), at_start.losses[0], (gradients, losses)
+        at_start = jnp.where(use_learned, learned.losses[0], fallback.losses[0])
+        return (advanced[0], advanced[1]), at_start, (gradients, losses)
 
     def states(
         self,
@@ -139,7 +160,7 @@ class Pair(eqx.Module):
         if self.on_reject == "follow":
             fallback, learned_follows = fallback
         else:
-            learned_follows = {"keep": learned, "restore": before[0], "reset": initial}[self.on_reject]
+            learned_follows = {"restore": before[0], "reset": initial}.get(self.on_reject, learned)
         learned = select(use_learned, learned, learned_follows)
         fallback = select(use_learned, fallback_follows, fallback)
         return healthy(learned, before[0]), healthy(fallback, before[1])

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractOptimizer, StepInfo
 from .._problem import AbstractProblem, Players, Sample
@@ -27,7 +27,8 @@ class LossGuardState(eqx.Module):
     fallback: PyTree
     initial: PyTree  # the learned optimizer's first state, where `on_reject="reset"` needs it
     watch: FallbackWatch
-    own: PyTree  # the players of the fallback's own run, where `on_accept="own"`
+    own: tuple[PyTree, PyTree]  # the players of the runs of their own, where `on_reject` or `on_accept` is "own"
+    use_learned: Bool[Array, ""]  # the last decision
 
 
 class LossGuard(AbstractOptimizer):
@@ -54,12 +55,15 @@ class LossGuard(AbstractOptimizer):
     - `on_reject`: the guarded optimizer's state after a rejection. `"keep"` (default): the one that its own rejected
       steps led to. `"restore"`: the one at the start of the block. `"reset"`: its first one. `"follow"`: the one that
       it has after reading the gradients of the fallback's accepted steps (no further gradients; both optimizers must
-      be `AbstractGradientOptimizer`s). A state that is not finite is never kept. The publication does not say which.
+      be `AbstractGradientOptimizer`s). `"own"`: its own, and its players too go on from its own candidate, so that its
+      run is the one that it would be alone. A state that is not finite is never kept. The publication does not say
+      which.
     - `on_accept`: the fallback's state after its candidate was not taken. `"count"` (default): as at the start of the
       block, but with integer leaves, that is step counts, advanced, so that schedules follow the global step count.
       `"follow"`: as above. `"own"`: not only its state but its players go on from its own candidate, so that the
       fallback's run is the one that it would be alone; at the end of every block the loss is then no higher than that
       run's, on the validation batches. The price: the fallback does not profit from what the learned optimizer gained.
+      With both `"own"` the guard is no worse than either alone, and no better than the better one.
 
     **Cost** per update: the gradients of both optimizers, and `2 * num_batches / num_steps` losses. `StepInfo.aux` is a
     `Decision` per block. Samples: those of the training steps first, then the `num_batches` of the validation.
@@ -116,8 +120,8 @@ class LossGuard(AbstractOptimizer):
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> LossGuardState:
         learned, fallback = self.pair.init(problem, players, key)
         initial = learned if self.pair.on_reject == "reset" else None
-        own = players if self.pair.on_accept == "own" else None
-        return LossGuardState(learned, fallback, initial, fresh_watch(loss_dtype(problem, players)), own)
+        watch = fresh_watch(loss_dtype(problem, players))
+        return LossGuardState(learned, fallback, initial, watch, self.pair.own_runs(players), jnp.array(False))
 
     def step(
         self, problem: AbstractProblem, players: Players, state: LossGuardState, samples: Sample
@@ -126,16 +130,17 @@ class LossGuard(AbstractOptimizer):
         training = jax.tree.map(lambda x: x[:split], samples)
         validation = jax.tree.map(lambda x: x[split:], samples)
         candidates = self.pair.start(players, (state.learned, state.fallback), state.own)
-        candidates, losses, (gradients, further) = self.pair.advance(problem, candidates, training, self.num_steps)
+        candidates, losses, (gradients, further) = self.pair.advance(
+            problem, candidates, training, self.num_steps, state.use_learned
+        )
         learned, fallback = candidates
         values = validation_losses(problem, learned.players, fallback.players, validation, self.num_batches)
         verdict = judge(Moments.of(values), jnp.stack([learned.finite, fallback.finite]), self.num_steps)
         states = self.pair.states(verdict.use_learned, (state.learned, state.fallback), candidates, state.initial)
-        own = self.pair.on_accept == "own"
-        watch = state.watch.after(verdict, own)
-        state = LossGuardState(*states, state.initial, watch, fallback.players if own else None)
-        info = StepInfo(losses, gradients, further + 2 * self.num_batches, verdict.decision)
-        return accepted_players(verdict, candidates), state, info
+        accepted = accepted_players(verdict, candidates)
+        own, watch = self.pair.own_runs(accepted, candidates), state.watch.after(verdict, self.pair.on_accept == "own")
+        state = LossGuardState(*states, state.initial, watch, own, verdict.use_learned)
+        return accepted, state, StepInfo(losses, gradients, further + 2 * self.num_batches, verdict.decision)
 
     def diagnose(self, state: LossGuardState) -> tuple[str, ...]:
         return state.watch.messages()

@@ -32,10 +32,10 @@ class BlockState(eqx.Module):
 def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransformationExtraArgs:
     """The transformation behind `LossGuard.as_optax`."""
     pair.check_gradient_optimizers()
-    if pair.on_accept == "own":
+    if "own" in (pair.on_accept, pair.on_reject):
         raise ValueError(
-            "In a training loop the parameters follow the fallback, so it cannot have a run of its own: "
-            '`on_accept="own"` has no Optax form. Use `solve`, or another mode.'
+            "In a training loop there is one set of parameters, so no optimizer can have a run of its own: "
+            '`on_accept="own"` and `on_reject="own"` have no Optax form. Use `solve`, or another mode.'
         )
 
     def begin(

@@ -104,19 +104,48 @@ def test_the_fallbacks_schedule_follows_the_global_step_count(mode):
     assert bool((moments == 0).all()) == (mode == "count")
 
 
+OWN = [{"on_accept": "own"}, {"on_reject": "own"}, {"on_accept": "own", "on_reject": "own"}]
+
+
+@pytest.mark.parametrize("modes", OWN)
 @pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
-def test_a_fallback_of_its_own_runs_as_if_alone(make, key):
-    """Its state and players, bit for bit, whatever is accepted meanwhile."""
+def test_a_run_of_its_own_is_the_run_alone(make, modes, key):
+    """State and players, to rounding, whatever is accepted meanwhile."""
     samples = draw(key, 6, N + M)
-    modes: dict[str, Any] = {"max_multiple": 1} if make is AdaptiveLossGuard else {}
-    out = drive(make(optax.adam(0.3), optax.adam(0.05), N, M, on_accept="own", **modes), PROBLEM, samples, key)
+    more: dict[str, Any] = {"max_multiple": 1} if make is AdaptiveLossGuard else {}
+    rates = (0.3, 0.05)
+    out = drive(make(optax.adam(rates[0]), optax.adam(rates[1]), N, M, **modes, **more), PROBLEM, samples, key)
     assert set(out.info.aux.use_learned.tolist()) == {0.0, 1.0}
-    alone = drive(nx.optimizers.adam(0.05), PROBLEM, training_part(samples), key)
     state = out.carry[1]
-    inside = state.own if make is LossGuard else state.candidates[1].players
-    assert_close(inside, alone.carry[0], rtol=1e-14)
-    with pytest.raises(ValueError, match="has no Optax form"):
-        LossGuard(optax.adam(0.3), optax.adam(0.05), on_accept="own").as_optax()
+    inside = state.own if make is LossGuard else tuple(candidate.players for candidate in state.candidates)
+    losses = []
+    for i, mode in enumerate(("on_reject", "on_accept")):
+        alone = drive(nx.optimizers.adam(rates[i]), PROBLEM, training_part(samples), key)
+        losses.append(alone.info.losses[::N, 0])
+        if mode in modes:
+            assert_close(inside[i], alone.carry[0], rtol=1e-13)
+        elif make is LossGuard:
+            assert inside[i] is None
+    if len(modes) == 2:  # the guard is at the one or the other, and says the loss of that one
+        used = np.concatenate([[0.0], out.info.aux.use_learned[:-1]])
+        np.testing.assert_allclose(out.info.losses[:, 0], np.where(used, *losses), rtol=1e-12)
+
+
+@pytest.mark.parametrize("modes", OWN)
+def test_a_run_of_its_own_has_no_optax_form(modes):
+    with pytest.raises(ValueError, match="have no Optax form"):
+        LossGuard(optax.adam(0.3), optax.adam(0.05), **modes).as_optax()
+
+
+@pytest.mark.parametrize("modes", OWN)
+def test_a_run_of_its_own_that_fails_goes_on_from_the_accepted_players(modes, key):
+    out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), N, M, **modes), PROBLEM, draw(key, 3, N + M), key)
+    assert out.info.aux.use_learned.sum() == 0
+    learned, fallback = out.carry[1].own
+    for run in (learned, fallback):
+        assert run is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run))
+    if "on_reject" in modes:
+        assert_close(learned, out.carry[0], rtol=0)
 
 
 def test_a_poisoned_state_is_not_kept(key):

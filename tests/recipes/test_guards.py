@@ -41,6 +41,7 @@ def as_published():
             "lgl2o": method(curve(-1, -2.2, -3.05) if not far else curve(0, -1.5, -3)),
             "lgl2o-adam": method(curve(-1, -2.4, -4.5)),
             "lgl2o-own": method(curve(-1, -2.2, -3.05) if not far else curve(0, -1.5, -3)),
+            "lgl2o-both": method(curve(-1, -2, -3) if not far else curve(0, -1.5, -3)),
         }
     rows["circles-mlp"]["lgl2o-100"] = method(curve(-1, -2.2, -3.1))
     rows["circles-mlp"]["lgl2o-adaptive"] = method(curve(-1, -2.2, -3.1), losses=1.1)
@@ -60,6 +61,7 @@ def opposite():
             "lgl2o": method(curve(0.5, -0.5, 0.3), reused=(False, False)),
             "lgl2o-adam": method(curve(0.5, 0, 0.3)),
             "lgl2o-own": method(curve(0.5, 0, 0.3)),
+            "lgl2o-both": method(curve(0.5, 0, 0.3)),
         }
     rows["circles-mlp"]["lgl2o-100"] = method(curve(0.5, 0, 1))
     rows["circles-mlp"]["lgl2o-adaptive"] = method(curve(0.5, 0, 1))

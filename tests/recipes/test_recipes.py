@@ -20,7 +20,7 @@ AT_ANY_SCALE = {
 }
 
 # Claims, by the start of their names, on problems that the smoke scale leaves out: images and spirals.
-UNMEASURED = {"guards/lgl2o": ("L1", "L3", "L5", "L6", "L7", "L8-own")}
+UNMEASURED = {"guards/lgl2o": ("L1", "L3", "L5", "L6", "L7")}
 
 
 @pytest.fixture(scope="module", params=SMOKE)

@@ -17,7 +17,7 @@ from ._claims import CLAIMS, never_worse
 from ._measure import measure, steadiness
 from ._plot import plot_row
 
-BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own")
+BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", "lgl2o-both")
 LONG = (*BASIC, "lgl2o-100", "lgl2o-adaptive")
 STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
 
@@ -86,6 +86,7 @@ def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol
         "lgl2o": lambda: guards.LossGuard(l2o, fallback),
         "lgl2o-adam": lambda: guards.LossGuard(l2o, optimizers.adam(row.adam)),
         "lgl2o-own": lambda: guards.LossGuard(l2o, fallback, on_accept="own"),
+        "lgl2o-both": lambda: guards.LossGuard(l2o, fallback, on_accept="own", on_reject="own"),
         "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, num_steps=100, num_batches=100),
         "lgl2o-adaptive": lambda: guards.AdaptiveLossGuard(l2o, fallback),
     }
