@@ -23,12 +23,15 @@ class StepInfo(eqx.Module):
     - `num_gradients`: how many joint gradients were evaluated. Methods are compared at equal cost, not equal steps.
     - `num_losses`: how many further loss evaluations (without gradient) were made.
     - `aux`: anything else that the optimizer reports, such as a guard's decision. `None` for most.
+    - `num_resolvents`: how many resolvents (implicit steps) were evaluated, apart from the gradients that a general
+      solver takes for them.
     """
 
     losses: Float[Array, "players"]
     num_gradients: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=1)
     num_losses: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
     aux: PyTree = None
+    num_resolvents: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
 
 
 class AbstractOptimizer(eqx.Module):

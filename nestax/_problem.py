@@ -12,13 +12,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 Players = tuple[PyTree, ...]
 """One pytree of floating-point arrays per player."""
 
 Sample = PyTree
 """One draw of a problem's randomness: `None` (deterministic), a PRNG key, or a batch streamed from the host."""
+
+
+class AbstractResolvent(eqx.Module):
+    r"""The map $J = (I + \alpha g)^{-1}$ of one problem, with its joint gradient $g$: solves $p + \alpha g(p) = u$.
+
+    An implicit step. It holds whatever is computed once per problem and step size $\alpha$, such as a factorization.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, players: Players) -> Players:
+        """$J(u)$."""
 
 
 class AbstractProblem(eqx.Module):
@@ -44,6 +56,18 @@ class AbstractProblem(eqx.Module):
     def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""], ...]:
         """The loss of every player at `players`, on one `sample`."""
 
+    def resolvent(self, step_size: ArrayLike) -> AbstractResolvent:
+        """The resolvent of the joint gradient in closed form, which few problems have.
+
+        **Raises** `ValueError` for a problem without one, and for a `step_size` that is not positive.
+        """
+        del step_size
+        raise ValueError(
+            f"`{type(self).__name__}` has no resolvent in closed form. Where an optimizer or guard asks for it, pass a "
+            "general solver: `resolvent=nestax.optimizers.NewtonResolvent()`, or, for step sizes below one over the "
+            "Lipschitz constant of the gradient, `resolvent=nestax.optimizers.FixedPointResolvent()`."
+        )
+
 
 class AbstractDeterministicProblem(AbstractProblem):
     """A problem without randomness: its samples are `None`."""
@@ -66,6 +90,112 @@ class AbstractMinimax(AbstractProblem):
     def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""], Float[Array, ""]]:
         payoff = self.payoff(players, sample)
         return payoff, -payoff
+
+
+class NestedSample(eqx.Module):
+    """One draw of a nested problem that is fed with data: a training batch, a validation batch, and a key.
+
+    The key drives what is random inside the losses (dropout, augmentation). It is part of the sample, so it is held
+    fixed wherever the sample is: the gradient, the curvature and the mixed derivative of one hypergradient belong to
+    the same function. Any field may be `None` where it is not needed.
+    """
+
+    train: PyTree = None
+    valid: PyTree = None
+    key: Shaped[Array, "..."] | None = None  # a PRNG key; stacked where samples are
+
+
+class AbstractNested(AbstractProblem):
+    r"""A nested (bilevel) problem: $\min_\lambda L_V(\lambda, w^*(\lambda))$ with $w^*(\lambda) = \arg\min_w
+    L_T(\lambda, w)$, as two players: the hyperparameters $\lambda$ with the outer loss, the weights $w$ with the inner.
+
+    A deterministic problem derives from `AbstractDeterministicProblem` as well; one with data returns `NestedSample`s.
+    """
+
+    @abc.abstractmethod
+    def outer_loss(self, hyperparameters: PyTree, weights: PyTree, sample: Sample) -> Float[Array, ""]:
+        r"""$L_V(\lambda, w)$: the loss on the validation data."""
+
+    @abc.abstractmethod
+    def inner_loss(self, hyperparameters: PyTree, weights: PyTree, sample: Sample) -> Float[Array, ""]:
+        r"""$L_T(\lambda, w)$: the loss on the training data, regularization included."""
+
+    def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        hyperparameters, weights = players
+        return (
+            self.outer_loss(hyperparameters, weights, sample),
+            self.inner_loss(hyperparameters, weights, sample),
+        )
+
+
+class AbstractNestedModel(AbstractNested):
+    r"""A nested problem whose inner loss is that of a model: $L_T = \frac1N \sum_s \ell_s(F(\lambda, w)) + R(\lambda,
+    w)$, stated in parts, so that curvatures other than the Hessian exist (Gauss–Newton, empirical Fisher).
+    """
+
+    @abc.abstractmethod
+    def predict(self, hyperparameters: PyTree, weights: PyTree, sample: Sample) -> PyTree:
+        """$F$: the model's outputs (logits, predictions) on the training batch of `sample`."""
+
+    @abc.abstractmethod
+    def output_losses(self, hyperparameters: PyTree, outputs: PyTree, sample: Sample) -> Float[Array, "examples"]:
+        r"""$\ell_s$: the loss of every training example, given the model's outputs."""
+
+    @abc.abstractmethod
+    def regularizer(self, hyperparameters: PyTree, weights: PyTree) -> Float[Array, ""]:
+        """$R$: the part of the inner loss that depends on no data. Zero where there is none."""
+
+    def inner_loss(self, hyperparameters: PyTree, weights: PyTree, sample: Sample) -> Float[Array, ""]:
+        outputs = self.predict(hyperparameters, weights, sample)
+        data = jnp.mean(self.output_losses(hyperparameters, outputs, sample))
+        return data + self.regularizer(hyperparameters, weights)
+
+
+def check_step_size(step_size: ArrayLike, name: str = "step_size") -> Float[Array, ""]:
+    """A positive floating-point scalar array, or `ValueError`; under a transformation its value is not looked at."""
+    dtype = jnp.result_type(step_size)
+    step_size = jnp.asarray(step_size, dtype if jnp.issubdtype(dtype, jnp.floating) else float)
+    if step_size.shape != () or (not isinstance(step_size, jax.core.Tracer) and not 0 < step_size < jnp.inf):
+        raise ValueError(f"`{name}` must be a positive finite number, got {step_size}.")
+    return step_size
+
+
+class InnerProblem(AbstractProblem):
+    """The inner problem of a nested one at fixed hyperparameters: training, with one player, the weights.
+
+    To train anew under tuned hyperparameters, or without tuning.
+
+    **Arguments:**
+
+    - `problem`: a problem of two players, such as an `AbstractNested`.
+    - `hyperparameters`: its first player; array leaves, so other values do not compile anew.
+
+    **Example**
+
+    ```python
+    >>> import jax, nestax as nx
+    >>> train, valid = nx.data.digits().take(slice(100)).split(50)
+    >>> nested = nx.problems.NestedClassifier(train, valid, nx.problems.MLP(()), nx.problems.WeightDecay("all"))
+    >>> decay, _ = nested.init(jax.random.key(0))
+    >>> problem = nx.InnerProblem(nested, decay)
+    >>> solution = nx.solve(problem, nx.optimizers.adam(0.1), num_steps=50, key=jax.random.key(0))
+    >>> round(float(nested.accuracy(solution.players[0], train)), 1)
+    1.0
+
+    ```
+    """
+
+    problem: AbstractProblem
+    hyperparameters: PyTree
+
+    def init(self, key: PRNGKeyArray) -> Players:
+        return (self.problem.init(key)[1],)
+
+    def samples(self, key: PRNGKeyArray, num: int) -> Sample:
+        return self.problem.samples(key, num)
+
+    def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""]]:
+        return (evaluate_losses(self.problem, (self.hyperparameters, players[0]), sample)[1],)
 
 
 def check_players(players: Players) -> Players:

@@ -190,8 +190,11 @@ def _thin(info: StepInfo, every: int) -> StepInfo:
         return x.mean(axis=1) if jnp.issubdtype(x.dtype, jnp.inexact) else x[:, -1]
 
     thinned = jax.tree.map(last_or_mean, info)
-    counts = (windows(info.num_gradients).sum(axis=1), windows(info.num_losses).sum(axis=1))
-    return eqx.tree_at(lambda i: (i.num_gradients, i.num_losses), thinned, counts)
+
+    def counts(i):
+        return i.num_gradients, i.num_losses, i.num_resolvents
+
+    return eqx.tree_at(counts, thinned, tuple(windows(x).sum(axis=1) for x in counts(info)))
 
 
 def _blank_records(info: StepInfo, num: int) -> StepInfo:

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import evaluation, learned, meta, problems, recipes
+from . import evaluation, hyper, learned, meta, optimizers, problems, recipes
 from ._rollout import NumericalError
 from ._storage import CheckpointError, read_json, write_atomically, write_json
 from ._version import __version__
@@ -294,6 +294,76 @@ def _contestant(text: str, problem: Any, steps: int, num_seeds: int, key: Any) -
 
 
 @app.command()
+def tune(
+    problem: Annotated[str, typer.Option(help="What to tune; see `nestax problems`.")] = "digits-decay",
+    method: Annotated[
+        str, typer.Option(help="neumann, cg, identity or unrolled: how the weights' response is differentiated.")
+    ] = "neumann",
+    terms: Annotated[int, typer.Option(min=1, help="Terms of the series, steps of CG, or unrolled steps.")] = 20,
+    outer_steps: Annotated[int, typer.Option(min=1, help="Updates of the hyperparameters.")] = 1_000,
+    inner_steps: Annotated[int, typer.Option(min=0, help="Updates of the weights before each of them.")] = 5,
+    learning_rate: Annotated[float, typer.Option(help="Of the weights: Adam; SGD in unrolled steps.")] = 0.01,
+    outer_learning_rate: Annotated[float, typer.Option(help="Of the hyperparameters, RMSprop.")] = 0.01,
+    patience: Annotated[int, typer.Option(min=0, help="Stop after so many records (of 10) without a best; 0: no.")] = 0,
+    seed: Seed = 0,
+    output: Output = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in `--output`, same options.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tune hyperparameters by hypergradients while the weights train: validation data say how.
+
+    Writes the run, with a plot of validation and training loss, to a folder. Ctrl-C stops it cleanly; the same command
+    with `--resume` goes on, bit for bit.
+
+    Example: `nestax tune --problem digits-decay --outer-steps 1000 --output runs/decay`
+    """
+    methods = {
+        "neumann": lambda: hyper.Implicit(hyper.Neumann(terms), residual=False),
+        "cg": lambda: hyper.Implicit(hyper.CG(terms), damping=1e-3, residual=False),
+        "identity": lambda: hyper.Implicit(hyper.Identity(), residual=False),
+        "unrolled": lambda: hyper.Unrolled(optimizers.sgd(learning_rate), terms),
+    }
+    if method not in methods:
+        raise ValueError(f"Unknown method '{method}'. Known: {', '.join(methods)}.")
+    if resume and output is None:
+        raise ValueError("`--resume` goes on with the run in `--output`; name that folder.")
+    nested, test = problems.nested_by_name(problem)
+    folder = output or _new_folder("tune")
+    every = 10 if outer_steps % 10 == 0 else 1
+    tuning = hyper.tune(
+        nested,
+        optimizer=optimizers.adam(learning_rate),
+        outer_optimizer=optimizers.rmsprop(outer_learning_rate, 0.99, 1e-16),  # hypergradients may be tiny
+        method=methods[method](),
+        num_outer_steps=outer_steps,
+        num_inner_steps=inner_steps,
+        record_every=every,
+        evaluate=lambda players: {"test_accuracy": nested.accuracy(players[1], test)},
+        patience=patience or None,
+        key=jax.random.key(seed),
+        run=folder,
+        resume=resume,
+        config={"command": {"problem": problem}},
+        progress=_shows_progress(as_json),
+    )
+    keys = ("step", "outer_loss", "inner_loss", "inner_gradient_norm", "test_accuracy")
+    best = None if tuning.best_record is None else tuning.history[tuning.best_record]
+    summary = {"folder": str(folder), "first": tuning.history[0], "best": best, "last": tuning.history[-1]}
+    summary |= {k: {name: v[name] for name in keys} for k, v in summary.items() if isinstance(v, dict)}
+    if as_json:
+        _print_json(summary)
+        return
+    table = Table(title=problems.describe_nested(problem), title_justify="left")
+    for column in ("", "outer step", "validation loss", "training loss", "its gradient", "test accuracy"):
+        table.add_column(column)
+    for name in ("first", "best", "last"):
+        row = summary[name] or {}
+        table.add_row(name, *(f"{row[k]:.4g}" if isinstance(row.get(k), float | int) else "-" for k in keys))
+    _out.print(table)
+    _out.print(f"Plot, report and checkpoint: {folder}", highlight=False)
+
+
+@app.command()
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="A recipe; see `--list`.")] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the recipes and their claims.")] = False,
@@ -369,7 +439,8 @@ def list_problems(as_json: Json = False) -> None:
     Example: `nestax problems`
     """
     described = {name: problems.describe(name) for name in problems.names()}
-    _print_listing({"problem": described}, as_json)
+    nested = {name: problems.describe_nested(name) for name in problems.nested_names()}
+    _print_listing({"problem": described, "nested problem, for `tune`": nested}, as_json)
 
 
 @app.command("optimizers")

@@ -64,6 +64,15 @@ def residual_guard(learning_rate):
     return nx.guards.ResidualGuard(nx.optimizers.momentum(learning_rate), nx.guards.GradientOperator(learning_rate))
 
 
+def halpern(alpha):
+    return nx.optimizers.Halpern(alpha, nx.optimizers.FixedPointResolvent(3))
+
+
+def energy_guard(learning_rate):
+    resolvent = nx.optimizers.FixedPointResolvent(3)
+    return nx.guards.EnergyGuard(nx.optimizers.momentum(learning_rate), learning_rate, resolvent=resolvent)
+
+
 def decaying_sgd(learning_rate):
     """A module-level factory with a schedule inside: the initial rate stays a leaf."""
     return optax.sgd(optax.exponential_decay(learning_rate, transition_steps=2, decay_rate=0.7))
@@ -92,6 +101,10 @@ CASES = (
     Case("lola", lambda lr: nx.optimizers.LOLA(lr, 0.5)),
     # An iterative solve may take one iteration more or less where its tolerance is met: it is set below rounding.
     Case("competitive", lambda lr: nx.optimizers.CompetitiveGradientDescent(lr, tolerance=1e-14), rtol=1e-10),
+    Case("anchoring", nx.optimizers.Anchoring),
+    Case("halpern", halpern),
+    # Whether a proposal is accepted jumps with the learning rate, here nowhere near `rate`.
+    Case("energy-guard", energy_guard),
     # Guards are for one player. Which candidate is taken jumps with the learning rate, here nowhere near `rate`.
     Case("loss-guard", loss_guard, problems=(quadratic, noisy)),
     Case("residual-guard", residual_guard, problems=(quadratic, noisy)),

@@ -10,7 +10,7 @@ import nestax
 ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
-CORE = {"_problem", "_rollout", "_optimizer", "_progress", "_solve", "_storage"}
+CORE = {"_problem", "_rollout", "_optimizer", "_progress", "_solve", "_storage", "_run"}
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 TRAINING = WRAPPERS | {"meta", "hyper", "dynamics"}
@@ -18,6 +18,7 @@ ALLOWED = {
     "_version": set(),
     "_progress": set(),
     "_storage": {"_version"},
+    "_run": {"_storage", "_version"},
     "_compat": set(),
     "_problem": set(),
     "_rollout": {"_problem"},

@@ -6,4 +6,6 @@ from ._fetch import DataError as DataError, fetch as fetch
 from ._idx import read_idx as read_idx
 from ._images import digits as digits, fashion_mnist as fashion_mnist, mnist as mnist
 from ._planar import circles as circles, spirals as spirals
+from ._ptb import Corpus as Corpus, penn_treebank as penn_treebank
 from ._tiny_imagenet import tiny_imagenet as tiny_imagenet
+from ._regression import Regression as Regression, boston_housing as boston_housing, diabetes as diabetes

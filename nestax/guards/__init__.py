@@ -2,6 +2,11 @@
 
 from ._adaptive import AdaptiveLossGuard as AdaptiveLossGuard
 from ._decision import Decision as Decision
+from ._energy_guard import (
+    EnergyDecision as EnergyDecision,
+    EnergyGuard as EnergyGuard,
+    EnergyGuardState as EnergyGuardState,
+)
 from ._loss_guard import LossGuard as LossGuard
 from ._operators import (
     AbstractOperator as AbstractOperator,

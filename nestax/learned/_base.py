@@ -6,15 +6,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from .._optimizer import AbstractGradientOptimizer
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
 from .._problem import check_same_structure, common_dtype
 from ._network import CoordinatewiseLSTM
 
 
-class AbstractLearnedOptimizer(AbstractGradientOptimizer):
-    r"""A first-order optimizer whose update rule $u_\phi$ has meta-parameters $\phi$ that meta-training learns."""
+class AbstractLearnedOptimizer(AbstractOptimizer):
+    r"""An optimizer whose rule has meta-parameters $\phi$ that meta-training learns."""
 
     @abc.abstractmethod
     def meta_parameters(self) -> PyTree[bool]:
@@ -27,6 +27,11 @@ class AbstractLearnedOptimizer(AbstractGradientOptimizer):
     def config(self) -> dict[str, Any]:
         """The keyword arguments (JSON values) that make an optimizer of the same structure and hyperparameters."""
 
+    def for_horizon(self, num_steps: int | Int[Array, ""]) -> "AbstractLearnedOptimizer":
+        """This optimizer for runs of `num_steps` steps: itself, unless its rule has a schedule over the run."""
+        del num_steps
+        return self
+
 
 class CoordinatewiseState(eqx.Module):
     """State of a coordinatewise optimizer over `n` coordinates: the features' and the network's, side by side."""
@@ -35,8 +40,8 @@ class CoordinatewiseState(eqx.Module):
     network: PyTree
 
 
-class AbstractCoordinatewise(AbstractLearnedOptimizer):
-    r"""A learned optimizer that applies one small recurrent network to every coordinate alike.
+class AbstractCoordinatewise(AbstractLearnedOptimizer, AbstractGradientOptimizer):
+    r"""A first-order learned optimizer that applies one small recurrent network to every coordinate alike.
 
     $u_i = \mathrm{scale}(\mathrm{network}_\phi(\mathrm{features}(g_i)))$ with its own recurrent state per coordinate.
     All leaves are raveled into one vector, so an update on a pytree is the update on the concatenated vector. It

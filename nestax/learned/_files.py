@@ -13,8 +13,10 @@ from .._storage import CheckpointError, load_tree, read_header, save_tree
 from ._base import AbstractLearnedOptimizer
 from ._l2o_dm import L2ODM
 from ._rnnprop import RNNprop
+from ._twin import TwinLSTM
+from ._twin_krylov import TwinKrylov
 
-_CLASSES = {cls.__name__: cls for cls in (L2ODM, RNNprop)}
+_CLASSES = {cls.__name__: cls for cls in (L2ODM, RNNprop, TwinLSTM, TwinKrylov)}
 _KIND = "learned optimizer"
 
 

@@ -1,12 +1,32 @@
 """Training of learned optimizers."""
 
+from ._curriculum import InstanceCurriculum as InstanceCurriculum
 from ._estimators import (
     AbstractGradientEstimator as AbstractGradientEstimator,
     CoordinateSum as CoordinateSum,
     MetaGradient as MetaGradient,
     TruncatedBackprop as TruncatedBackprop,
 )
+from ._games import (
+    AbstractMeasure as AbstractMeasure,
+    Along as Along,
+    Distance as Distance,
+    Gap as Gap,
+    GradientNorm as GradientNorm,
+    Hamiltonian as Hamiltonian,
+    NikaidoIsoda as NikaidoIsoda,
+    ObjectiveReward as ObjectiveReward,
+    Relative as Relative,
+    RelativeLog as RelativeLog,
+)
+from ._instances import Drawn as Drawn, Instances as Instances, RandomGameScale as RandomGameScale
 from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
+from ._scores import (
+    AbstractScore as AbstractScore,
+    GradientsToTolerance as GradientsToTolerance,
+    SuccessRate as SuccessRate,
+    TailDistance as TailDistance,
+)
 from ._tasks import (
     AbstractTasks as AbstractTasks,
     ConvexCombination as ConvexCombination,
@@ -14,3 +34,5 @@ from ._tasks import (
     RandomScaling as RandomScaling,
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train
+from ._twin import twin_training as twin_training
+from ._unroll import AbstractMetaObjective as AbstractMetaObjective, Unroll as Unroll

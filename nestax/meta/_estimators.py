@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._optimizer import OptimizerStep
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
+from .._problem import AbstractProblem, Sample, evaluate_losses, joint_gradient
 from .._rollout import AbstractCheckpoint, AbstractStep, EveryStep, rollout
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ..learned._network import weighted_outputs_gradient
 from ._losses import AbstractMetaLoss
-
-Carry = tuple[Players, PyTree]
+from ._unroll import AbstractMetaObjective, Carry, Unroll, record
 
 
 class MetaGradient(eqx.Module):
@@ -24,13 +23,15 @@ class MetaGradient(eqx.Module):
     - `value`: the meta-loss of the unroll.
     - `gradient`: its estimated gradient, with the structure of `eqx.filter(optimizer, optimizer.meta_parameters())`.
     - `carry`: players and optimizer state after the unroll, to go on from.
-    - `losses`: the losses before each step and after the last.
+    - `losses`: the losses before each step and after the last; of several players those of the first.
+    - `unroll`: what was unrolled, where the meta-objective looked at more than losses.
     """
 
     value: Float[Array, ""]
     gradient: PyTree
     carry: Carry
     losses: Float[Array, "length"]
+    unroll: Unroll | None = None
 
 
 class AbstractGradientEstimator(eqx.Module):
@@ -44,7 +45,7 @@ class AbstractGradientEstimator(eqx.Module):
         carry: Carry,
         samples: Sample,
         num_steps: int,
-        meta_loss: AbstractMetaLoss,
+        meta_loss: AbstractMetaLoss | AbstractMetaObjective,
         key: PRNGKeyArray,
     ) -> MetaGradient:
         """Unrolls `num_steps` from `carry`, which is held constant.
@@ -60,7 +61,10 @@ def _split_last(samples: Sample) -> tuple[Sample, Sample]:
 
 def _single_player(losses: Float[Array, "length players"]) -> Float[Array, "length"]:
     if losses.shape[1] != 1:
-        raise ValueError(f"This meta-loss is for problems with one player, got {losses.shape[1]}.")
+        raise ValueError(
+            f"This meta-loss is for problems with one player, got {losses.shape[1]}. For games pass a meta-objective, "
+            "such as `Relative(GradientNorm())`, and the estimator `TruncatedBackprop`."
+        )
     return losses[:, 0]
 
 
@@ -78,15 +82,30 @@ class TruncatedBackprop(AbstractGradientEstimator):
         weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
         before, after = _split_last(samples)
 
-        def objective(weights):
+        if isinstance(meta_loss, AbstractMetaObjective):
+            return self._of_unroll(optimizer, problem, carry, samples, num_steps, meta_loss)
+
+        def of_losses(weights):
             step = OptimizerStep(problem, eqx.combine(weights, rest))
             out = rollout(step, carry, before, num_steps=num_steps, checkpoint=self.checkpoint, throw=False)
             final = jnp.stack(evaluate_losses(problem, out.carry[0], after))
             losses = _single_player(jnp.concatenate([out.info.losses, final[None]]))
             return meta_loss(losses), (out.carry, losses)
 
-        (value, (carry, losses)), gradient = eqx.filter_value_and_grad(objective, has_aux=True)(weights)
+        (value, (carry, losses)), gradient = eqx.filter_value_and_grad(of_losses, has_aux=True)(weights)
         return MetaGradient(value, gradient, jax.lax.stop_gradient(carry), losses)
+
+    def _of_unroll(self, optimizer, problem, carry, samples, num_steps, objective: AbstractMetaObjective):
+        weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
+
+        def value_of(weights):
+            trained = eqx.combine(weights, rest)
+            unroll, end = record(trained, problem, carry, samples, num_steps, self.checkpoint)
+            return objective(unroll), (end, unroll)
+
+        (value, aux), gradient = eqx.filter_value_and_grad(value_of, has_aux=True)(weights)
+        end, unroll = jax.lax.stop_gradient(aux)
+        return MetaGradient(value, gradient, end, unroll.losses[:, 0], unroll)
 
 
 class _RecordGradient(AbstractStep):
@@ -134,7 +153,8 @@ class CoordinateSum(AbstractGradientEstimator):
     each of as many equal intervals, and weight them up; smaller leaves count in full. `None` (default) is exact. 256 is
     a good value.
 
-    **Raises** `ValueError` for an optimizer that is not coordinatewise, or that differentiates through gradients.
+    **Raises** `ValueError` for an optimizer that is not coordinatewise, or that differentiates through gradients, and
+    for meta-objectives that look at more than losses.
     """
 
     max_coordinates: int | None = eqx.field(default=None, static=True)
@@ -148,6 +168,11 @@ class CoordinateSum(AbstractGradientEstimator):
             raise ValueError(
                 "`CoordinateSum` needs a coordinatewise optimizer with `second_derivatives=False`, got "
                 f"{type(optimizer).__name__}. Use `TruncatedBackprop` instead."
+            )
+        if isinstance(meta_loss, AbstractMetaObjective):
+            raise ValueError(
+                f"`CoordinateSum` is for meta-losses that are functions of the losses, got {type(meta_loss).__name__}. "
+                "Use `TruncatedBackprop` instead."
             )
         before, after = _split_last(samples)
         out = rollout(_RecordGradient(problem, optimizer), carry, before, num_steps=num_steps, throw=False)

@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from .._problem import AbstractProblem, Players, Sample, common_dtype
 
@@ -16,6 +16,14 @@ class AbstractTasks(eqx.Module):
     @abc.abstractmethod
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         """Draws a problem. All draws have the same structure, shapes and dtypes."""
+
+    def select(self, keys: Key[Array, "tasks"]) -> PyTree:
+        """What tells the problems of one epoch apart, on a leading axis: by default the keys that draw them."""
+        return keys
+
+    def get(self, choice: PyTree) -> AbstractProblem:
+        """The problem behind one entry of what `select` returned."""
+        return self(choice)
 
 
 class Fixed(AbstractTasks):

@@ -20,21 +20,26 @@ from .._optimizer import OptimizerStep
 from .._problem import AbstractProblem, check_players
 from .._progress import progress_bar
 from .._rollout import all_finite, rollout, select
+from .._run import RunFolder, describe
 from .._solve import stack_samples
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ._curriculum import InstanceCurriculum
 from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._report import write_report
-from ._run import RunFolder
+from ._scores import AbstractScore
 from ._tasks import AbstractTasks, Fixed
+from ._unroll import AbstractMetaObjective, record
+
+_COUNTERS = ("epoch", "skipped", "best_loss", "best_epoch")
 
 
 class Validation(eqx.Module):
     """How a learned optimizer is judged during meta-training, so that the best one is kept.
 
-    Runs `num_runs` optimizations of `horizon` steps with the current meta-parameters, on fresh problems of the same
-    distribution and always the same ones (common random numbers). The score is the mean loss over the last `window`
-    steps and over the runs; a non-finite run makes it infinite.
+    Runs `num_runs` optimizations of `horizon` steps with the current meta-parameters, on fresh problems and always the
+    same ones (common random numbers). The score, of which the lowest wins, is the mean loss over the last `window`
+    steps and over the runs, or that of `score`; a non-finite one never wins.
 
     **Arguments:**
 
@@ -42,12 +47,17 @@ class Validation(eqx.Module):
     - `horizon`: steps per run; `None` means the horizon of the current stage.
     - `num_runs`: default 20, as in Chen et al. (2020).
     - `window`: default 20 losses; their single last loss is a noisier score.
+    - `score`: another score, such as `SuccessRate()`, for games, whose losses say little. Default `None`.
+    - `tasks`: the distribution of problems; `None` means that of the training. Give one where the training has a finite
+      set of instances.
     """
 
     every: int = eqx.field(static=True)
     horizon: int | None = eqx.field(default=None, static=True)
     num_runs: int = eqx.field(default=20, static=True)
     window: int = eqx.field(default=20, static=True)
+    score: AbstractScore | None = None
+    tasks: AbstractTasks | None = None
 
     def __check_init__(self):
         for name in ("every", "num_runs", "window"):
@@ -86,10 +96,11 @@ def train(
     schedule: Sequence[tuple[int, int]] = ((100, 100),),
     unroll: int = 20,
     num_tasks: int = 1,
-    meta_loss: AbstractMetaLoss | None = None,
+    meta_loss: AbstractMetaLoss | AbstractMetaObjective | None = None,
     estimator: AbstractGradientEstimator | None = None,
     meta_optimizer: optax.GradientTransformation | None = None,
     validation: Validation | None = None,
+    curriculum: InstanceCurriculum | None = None,
     run: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -113,11 +124,13 @@ def train(
       was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going.
     - `unroll`: steps per truncation; divides every horizon. Default 20, as published.
     - `num_tasks`: problems per meta-update.
-    - `meta_loss`: default `Sum()`.
+    - `meta_loss`: default `Sum()`. A function of the losses, or, for games, a meta-objective, which sees the players.
     - `estimator`: default `CoordinateSum(256)` for coordinatewise optimizers (unbiased, several times faster), and
-      `TruncatedBackprop()` for all others.
+      `TruncatedBackprop()` for all others and for meta-objectives.
     - `meta_optimizer`: an Optax transformation; default `optax.adam(1e-3)`.
     - `validation`: keep the best; `None` (default) keeps the last.
+    - `curriculum`: which of the problems count in a meta-update, by their difficulty; `None` (default): all of them. It
+      needs a meta-objective.
     - `run`: a folder to write `config.json`, `metrics.jsonl` and checkpoints to; `resume=True` goes on from its last
       checkpoint and ends with the same weights, bit for bit, as a run that was never interrupted.
     - `checkpoint_seconds`: at most this long between checkpoints, which are written at the end of an epoch.
@@ -147,12 +160,23 @@ def train(
     meta_loss = Sum() if meta_loss is None else meta_loss
     coordinatewise = isinstance(optimizer, AbstractCoordinatewise) and not optimizer.second_derivatives
     if estimator is None:
-        estimator = CoordinateSum(256) if coordinatewise else TruncatedBackprop()
+        of_losses = isinstance(meta_loss, AbstractMetaLoss)
+        estimator = CoordinateSum(256) if coordinatewise and of_losses else TruncatedBackprop()
+    if isinstance(meta_loss, AbstractMetaObjective) and not isinstance(estimator, TruncatedBackprop):
+        raise ValueError(
+            "A meta-objective that sees the players is differentiated through the unroll: use the estimator "
+            f"`TruncatedBackprop`, got {type(estimator).__name__}."
+        )
+    if curriculum is not None and not isinstance(meta_loss, AbstractMetaObjective):
+        raise ValueError(
+            f"A curriculum grades instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
+            f"`Relative(GradientNorm())`, got {type(meta_loss).__name__}."
+        )
     schedule = _check_schedule(schedule, unroll)
     if num_tasks < 1:
         raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
     meta_optimizer = optax.adam(1e-3) if meta_optimizer is None else meta_optimizer
-    trainer = _Trainer(tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer)
+    trainer = _Trainer(tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer, curriculum)
     settings = {
         "seed": seed,
         "schedule": [list(stage) for stage in schedule],
@@ -160,26 +184,20 @@ def train(
         "num_tasks": num_tasks,
         "meta_loss": describe(meta_loss),
         "estimator": describe(estimator),
-        "validation": None if validation is None else describe(validation),
+        "validation": None if validation is None else _describe(validation),
+        **({} if curriculum is None else {"curriculum": describe(curriculum)}),
         "optimizer": {"class": type(optimizer).__name__, **optimizer.config()},
         **(config or {}),
     }
     session = _Session(trainer, schedule, validation, jax.random.key(seed), checkpoint_seconds)
     if run is not None:
-        session.attach(RunFolder(Path(run)), settings, resume)
+        session.attach(RunFolder(Path(run), "meta-training run", _COUNTERS), settings, resume)
     return session.train(progress, stop)
 
 
-def describe(module: eqx.Module) -> dict[str, Any]:
-    """A module as JSON values, for `config.json`: its class and its fields."""
-    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
-    return {"class": type(module).__name__} | {k: _json_value(v) for k, v in fields.items()}
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, eqx.Module):
-        return describe(value)
-    return np.asarray(value).tolist() if eqx.is_array(value) else value
+def _describe(validation: Validation) -> dict[str, Any]:
+    """Without what is not used: as in the folders of runs from before these fields were there."""
+    return {k: v for k, v in describe(validation).items() if k not in ("score", "tasks") or v is not None}
 
 
 def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:
@@ -199,8 +217,9 @@ def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[t
 class _Trainer:
     """The compiled pieces of a training: nothing in here changes during a run."""
 
-    def __init__(self, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer):
+    def __init__(self, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer, curriculum):
         self.unroll = unroll
+        self.curriculum = curriculum
         self.num_tasks = num_tasks
         weights, self.rest = eqx.partition(optimizer, optimizer.meta_parameters())
         if not jax.tree.leaves(weights):
@@ -209,22 +228,35 @@ class _Trainer:
         self._start = eqx.filter_jit(_start)
         self._update = eqx.filter_jit(_update)
         self._validate = eqx.filter_jit(_validate)
+        self._grade = eqx.filter_jit(_grade)
         self._fixed = (self.rest, tasks)
-        self._how = (estimator, meta_loss, meta_optimizer, unroll)
+        self._how = (estimator, meta_loss, meta_optimizer, unroll, curriculum)
 
     def optimizer(self, meta: _Meta) -> AbstractLearnedOptimizer:
         return eqx.combine(meta.weights, self.rest)
 
-    def start(self, meta: _Meta, key: PRNGKeyArray):
-        return self._start(meta.weights, *self._fixed, jax.random.split(key, self.num_tasks))
+    def start(self, meta: _Meta, key: PRNGKeyArray, horizon: int):
+        """The carry at the start of an epoch: what was chosen, players and states, and grades where they count."""
+        keys = jax.random.split(key, self.num_tasks)
+        chosen, players_and_state = self._start(meta.weights, *self._fixed, keys, jnp.asarray(horizon))
+        if self.curriculum is None:
+            return chosen, players_and_state, None
+        if self.curriculum.ranked == "update":
+            return chosen, players_and_state, jnp.zeros(self.num_tasks)
+        args = (meta.weights, *self._fixed, self.curriculum, jax.random.fold_in(key, horizon), horizon)
+        return chosen, players_and_state, self._grade(chosen, players_and_state, *args)
 
-    def update(self, meta: _Meta, carry, key: PRNGKeyArray):
-        return self._update(meta, carry, key, *self._fixed, *self._how)
+    def update(self, meta: _Meta, carry, key: PRNGKeyArray, epoch: int, horizon: int):
+        share = None if self.curriculum is None else jnp.asarray(self.curriculum.share(epoch), float)
+        return self._update(meta, carry, key, jnp.asarray(horizon), share, *self._fixed, *self._how)
 
     def validate(self, meta: _Meta, validation: Validation, horizon: int, key: PRNGKeyArray) -> float:
         horizon = validation.horizon or horizon
         keys = jax.random.split(key, validation.num_runs)
-        return float(self._validate(meta.weights, *self._fixed, keys, horizon, min(validation.window, horizon)))
+        rest, tasks = self._fixed
+        tasks = tasks if validation.tasks is None else validation.tasks
+        window = min(validation.window, horizon)
+        return float(self._validate(meta.weights, rest, tasks, validation.score, keys, horizon, window))
 
 
 def _map_tasks(function: Callable, *args: PyTree) -> PyTree:
@@ -235,39 +267,85 @@ def _map_tasks(function: Callable, *args: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[None], single)
 
 
-def _start(weights, rest, tasks, keys):
-    optimizer = eqx.combine(weights, rest)
+def _start(weights, rest, tasks, keys, horizon):
+    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+    chosen = tasks.select(keys[:, 0])
 
-    def one(key):
-        task_key, init_key, state_key = jax.random.split(key, 3)
-        problem = tasks(task_key)
-        players = check_players(problem.init(init_key))
-        return task_key, (players, optimizer.init(problem, players, state_key))
+    def one(choice, keys):
+        problem = tasks.get(choice)
+        players = check_players(problem.init(keys[1]))
+        return players, optimizer.init(problem, players, keys[2])
 
-    return _map_tasks(one, keys)
+    return chosen, _map_tasks(one, chosen, keys)
 
 
-def _update(meta, carry, key, rest, tasks, estimator, meta_loss, meta_optimizer, unroll):
-    optimizer = eqx.combine(meta.weights, rest)
+def _update(meta, carry, key, horizon, share, rest, tasks, estimator, meta_loss, meta_optimizer, unroll, curriculum):
+    chosen, players_and_state, grades = carry
+    args = (chosen, players_and_state, jax.random.split(key, jax.tree.leaves(chosen)[0].shape[0]))
 
-    def one(task_key, carry, key):
-        problem = tasks(task_key)
+    def count(new_grades):
+        """Grades up to now, and which tasks count."""
+        total = grades if curriculum.ranked == "epoch" else grades + new_grades.astype(grades.dtype)
+        return total, curriculum.select(total, share)
+
+    def mean(weights):
+        """The mean meta-loss over the tasks. Its gradient is taken once, not task by task: a gradient of the weights
+        per task would cost more than all else in memory traffic."""
+        optimizer = eqx.combine(weights, rest).for_horizon(horizon)
+
+        def one(choice, carry, key):
+            problem = tasks.get(choice)
+            samples = stack_samples(problem, jax.random.split(key)[0], unroll + 1, optimizer.samples_per_step)
+            out, end = record(optimizer, problem, carry, samples, unroll, estimator.checkpoint)
+            return meta_loss(out), end, out.losses[:, 0], None if curriculum is None else curriculum.grade(out)
+
+        values, ends, losses, new_grades = _map_tasks(one, *args)
+        total = grades
+        if curriculum is not None:
+            total, counts = count(jax.lax.stop_gradient(new_grades))
+            values = _only(counts, values)
+        return values.mean(), (values, ends, losses, total)
+
+    def one_gradient(choice, carry, key):
+        optimizer = eqx.combine(meta.weights, rest).for_horizon(horizon)
+        problem = tasks.get(choice)
         sample_key, estimator_key = jax.random.split(key)
         samples = stack_samples(problem, sample_key, unroll + 1, optimizer.samples_per_step)
         return estimator(optimizer, problem, carry, samples, unroll, meta_loss, estimator_key)
 
-    task_keys, players_and_state = carry
-    out = _map_tasks(one, task_keys, players_and_state, jax.random.split(key, task_keys.shape[0]))
-    gradient = jax.tree.map(lambda x: x.mean(axis=0), out.gradient)
-    healthy = all_finite(gradient) & all_finite(out.value)
+    if isinstance(meta_loss, AbstractMetaObjective):
+        (_, (value, ends, losses, grades)), gradient = eqx.filter_value_and_grad(mean, has_aux=True)(meta.weights)
+    else:
+        out = _map_tasks(one_gradient, *args)
+        gradient, value, ends, losses = out.gradient, out.value, out.carry, out.losses
+        gradient = jax.tree.map(lambda x: x.mean(axis=0), gradient)
+    healthy = all_finite(gradient) & all_finite(value)
     with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
         updates, state = meta_optimizer.update(gradient, meta.state, meta.weights)
     new = _Meta(eqx.apply_updates(meta.weights, updates), state)
     return (
         select(healthy, new, meta),
-        (task_keys, out.carry),
-        _Report(out.value.mean(), out.losses.mean(axis=0), ~healthy),
+        (chosen, ends, grades),
+        _Report(value.mean(), losses.mean(axis=0), ~healthy),
     )
+
+
+def _only(counts: Bool[Array, "tasks"], x: Float[Array, "tasks"]) -> Float[Array, "tasks"]:
+    """`x` where its task counts, else zero."""
+    return jnp.where(counts, x, jnp.zeros_like(x))
+
+
+def _grade(chosen, players_and_state, weights, rest, tasks, curriculum, key, horizon):
+    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
+
+    def one(choice, carry, key):
+        problem = tasks.get(choice)
+        samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
+        return curriculum.grade(record(optimizer, problem, carry, samples, horizon)[0])
+
+    num = jax.tree.leaves(chosen)[0].shape[0]
+    return _map_tasks(one, chosen, players_and_state, jax.random.split(key, num)).astype(float)
 
 
 class _Report(eqx.Module):
@@ -276,20 +354,27 @@ class _Report(eqx.Module):
     skipped: Bool[Array, ""]
 
 
-def _validate(weights, rest, tasks, keys, horizon, window):
-    optimizer = eqx.combine(weights, rest)
+def _validate(weights, rest, tasks, score, keys, horizon, window):
+    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
 
-    def one(key):
+    def start(key, num_samples):
         task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
         problem = tasks(task_key)
         players = problem.init(init_key)
-        xs = stack_samples(problem, sample_key, horizon, optimizer.samples_per_step)
-        carry = (players, optimizer.init(problem, players, state_key))
+        xs = stack_samples(problem, sample_key, num_samples, optimizer.samples_per_step)
+        return problem, (players, optimizer.init(problem, players, state_key)), xs
+
+    def last_losses(key):
+        problem, carry, xs = start(key, horizon)
         out = rollout(OptimizerStep(problem, optimizer), carry, xs, num_steps=horizon, throw=False)
         return out.info.losses[-window:, 0].mean()
 
-    score = jax.vmap(one)(keys).mean()
-    return jnp.where(jnp.isfinite(score), score, jnp.inf)
+    def kept(key):
+        problem, carry, xs = start(key, horizon + 1)
+        return score.keep(record(optimizer, problem, carry, xs, horizon)[0])
+
+    total = jax.vmap(last_losses)(keys).mean() if score is None else score.total(jax.vmap(kept)(keys))
+    return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
 
 class _Session:
@@ -306,7 +391,7 @@ class _Session:
         self.history: list[dict[str, Any]] = []
         self.meta = trainer.initial
         self.best = trainer.initial.weights
-        self.counters = {"epoch": 0, "skipped": 0, "best_loss": None, "best_epoch": None}
+        self.counters: dict[str, Any] = dict(zip(_COUNTERS, (0, 0, None, None)))
         self.saved_at = time.monotonic()
 
     def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool) -> None:
@@ -333,7 +418,7 @@ class _Session:
         keep_best = self.counters["best_loss"] is not None
         optimizer = self.trainer.optimizer(_Meta(self.best, None)) if keep_best else last
         if self.folder is not None and self.counters["epoch"] == len(self.horizons):
-            learned.save(self.folder.final, optimizer)
+            learned.save(self.folder.path / "optimizer.safetensors", optimizer)
             write_report(self.folder.path, self.settings, self.history, self.counters["skipped"])
         return MetaTraining(optimizer, last, self.history, self.counters["skipped"])
 
@@ -341,9 +426,9 @@ class _Session:
         started = time.monotonic()
         key = jax.random.fold_in(self.epoch_key, epoch)
         meta, horizon = self.meta, self.horizons[epoch]
-        carry, reports = self.trainer.start(meta, key), []
+        carry, reports = self.trainer.start(meta, key, horizon), []
         for index in range(horizon // self.trainer.unroll):
-            meta, carry, report = self.trainer.update(meta, carry, jax.random.fold_in(key, index))
+            meta, carry, report = self.trainer.update(meta, carry, jax.random.fold_in(key, index), epoch, horizon)
             reports.append(report)
         skipped = sum(int(r.skipped) for r in reports)
         record = {

@@ -1,6 +1,7 @@
 """Analytic optimizers, and the adapter for any Optax transformation."""
 
 from ._adjusted import AbstractAdjustedGradient as AbstractAdjustedGradient
+from ._anchoring import Anchoring as Anchoring, AnchoringState as AnchoringState
 from ._competitive import CompetitiveGradientDescent as CompetitiveGradientDescent
 from ._complex import (
     ComplexAdamState as ComplexAdamState,
@@ -11,6 +12,8 @@ from ._complex import (
 from ._consensus import ConsensusOptimization as ConsensusOptimization
 from ._decay import PowerDecay as PowerDecay, decaying_sgd as decaying_sgd
 from ._extragradient import Extragradient as Extragradient
+from ._halpern import Halpern as Halpern, HalpernState as HalpernState
+from ._k_beam import KBeam as KBeam, KBeamState as KBeamState
 from ._linked import aggregated_momentum as aggregated_momentum, linked_momentum as linked_momentum
 from ._lola import (
     AbstractAnticipation as AbstractAnticipation,
@@ -34,5 +37,13 @@ from ._presets import (
     rmsprop as rmsprop,
     sgd as sgd,
 )
+from ._resolvents import (
+    AbstractResolventSolver as AbstractResolventSolver,
+    ClosedFormResolvent as ClosedFormResolvent,
+    FixedPointResolvent as FixedPointResolvent,
+    NewtonResolvent as NewtonResolvent,
+    Resolvent as Resolvent,
+)
 from ._ridge import FollowTheRidge as FollowTheRidge
+from ._swap import SwappedGradient as SwappedGradient
 from ._symplectic import SymplecticGradientAdjustment as SymplecticGradientAdjustment

@@ -27,6 +27,16 @@ Layer = dict[str, Float[Array, "..."]]
 """The parameters of one affine layer: `"weight"` and `"bias"`."""
 
 
+Site = Callable[[str, Array], Array]
+"""What may act inside a network: from the name of a place and the values there to the values that go on."""
+
+
+def unchanged(name: str, values: Array) -> Array:
+    """The `Site` that does nothing."""
+    del name
+    return values
+
+
 def check_activation(activation: str) -> str:
     """Returns the name of an activation function, or raises `ValueError` with the nearest known one."""
     if activation not in ACTIVATIONS:
@@ -76,9 +86,22 @@ class AbstractArchitecture(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."]
+        self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."], site: Site = unchanged
     ) -> Float[Array, "batch classes"]:
-        """The logits of a batch of inputs of shape `(batch, *input_shape)`."""
+        """The logits of a batch of inputs of shape `(batch, *input_shape)`.
+
+        `site(name, values)` is called on the input of every layer, under the names `"layer0"`, `"layer1"` and so on,
+        and its result takes the place of `values`: this is where dropout acts. A network may have other places, or
+        none: its own `__call__` may leave the argument out.
+        """
+
+    def frozen(self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."]) -> "AbstractArchitecture":
+        """The network for evaluation: normalizations take their statistics from `inputs`, training images, for good.
+
+        By default, without normalization, the network itself.
+        """
+        del params, inputs
+        return self
 
 
 class MLP(AbstractArchitecture):
@@ -128,12 +151,14 @@ class MLP(AbstractArchitecture):
         keys = jax.random.split(key, len(sizes) - 1)
         return tuple(draw_layer(k, shape, self.init_scale) for k, shape in zip(keys, itertools.pairwise(sizes)))
 
-    def __call__(self, params: tuple[Layer, ...], inputs: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, params: tuple[Layer, ...], inputs: Float[Array, "batch ..."], site: Site = unchanged
+    ) -> Float[Array, "batch classes"]:
         activation = ACTIVATIONS[self.activation]
         z = inputs.reshape(inputs.shape[0], -1)
-        for layer in params[:-1]:
-            z = activation(z @ layer["weight"] + layer["bias"][None, :])
-        return z @ params[-1]["weight"] + params[-1]["bias"][None, :]
+        for i, layer in enumerate(params[:-1]):
+            z = activation(site(f"layer{i}", z) @ layer["weight"] + layer["bias"][None, :])
+        return site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
 
 
 def mlp_orig() -> MLP:

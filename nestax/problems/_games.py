@@ -54,61 +54,6 @@ class DiracGAN(AbstractMinimax, AbstractDeterministicProblem):
         return _pairs(jnp.zeros(1), jnp.full(1, 0.5))
 
 
-class BilinearGame(AbstractMinimax, AbstractDeterministicProblem):
-    r"""$\min_x \max_y x^\top A y$: purely adversarial, the game in which simultaneous gradient descent diverges.
-
-    The joint gradient is $(A y, -A^\top x)$. The origin is an equilibrium, and the only one if $A$ is square and
-    regular. The eigenvalues of the game Jacobian are $\pm i \sigma_j$ with the singular values $\sigma_j$ of $A$, and
-    as many zeros as $A$ has more columns than rows (or rows than columns).
-
-    Players are `(x, y)` of shapes `(rows,)` and `(columns,)`; `init` draws both from $N(0, I)$ in the dtype of
-    `matrix`.
-
-    **Arguments:** `matrix`: $A$, shape `(rows, columns)`.
-
-    **Raises** `ValueError` for other shapes and for NaN or infinite values.
-
-    **Example**
-
-    ```python
-    >>> import jax.numpy as jnp, nestax as nx
-    >>> problem = nx.problems.BilinearGame(jnp.array([[3.0]]))
-    >>> [complex(x) for x in problem.eigenvalues()]
-    [3j, -3j]
-
-    ```
-    """
-
-    matrix: Float[Array, "rows columns"]
-
-    def __init__(self, matrix: ArrayLike):
-        self.matrix = as_float_array(matrix)
-        if self.matrix.ndim != 2 or self.matrix.size == 0:
-            raise ValueError(f"`matrix` must have shape (rows, columns), none of them 0, got {self.matrix.shape}.")
-        check_finite(self.matrix, "matrix")
-
-    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "rows"], Float[Array, "columns"]]:
-        rows, columns = self.matrix.shape
-        draw = jax.random.normal(key, (rows + columns,), self.matrix.dtype)
-        return draw[:rows], draw[rows:]
-
-    def payoff(self, players: tuple[Float[Array, "rows"], Float[Array, "columns"]], sample: None) -> Float[Array, ""]:
-        del sample
-        x, y = players
-        return x @ (self.matrix.astype(x.dtype) @ y)
-
-    def solution(self) -> tuple[Float[Array, "rows"], Float[Array, "columns"]]:
-        """An equilibrium: the origin."""
-        rows, columns = self.matrix.shape
-        return jnp.zeros(rows, self.matrix.dtype), jnp.zeros(columns, self.matrix.dtype)
-
-    def eigenvalues(self) -> Complex[Array, "dim"]:
-        """The eigenvalues of the game Jacobian: the conjugate pairs, upper half first, then the zeros."""
-        values = jnp.linalg.svd(self.matrix, compute_uv=False)
-        pairs = _pairs(jnp.zeros_like(values), values)
-        return jnp.concatenate([pairs, jnp.zeros(abs(self.matrix.shape[0] - self.matrix.shape[1]), pairs.dtype)])
-
-
 class InterpolatedGame(AbstractMinimax, AbstractDeterministicProblem):
     r"""Between minimization and a bilinear game, direction by direction:
     $f(x, y) = x^\top \Gamma A y + c\, x^\top (I - \Gamma) A x - c\, y^\top (I - \Gamma) A y$, $\min_x \max_y$.

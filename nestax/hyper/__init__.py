@@ -1,0 +1,42 @@
+"""Hypergradients: the gradient of a validation loss with respect to what governs the training."""
+
+from ._best_response import best_response as best_response
+from ._curvature import (
+    AbstractCurvature as AbstractCurvature,
+    EmpiricalFisher as EmpiricalFisher,
+    GaussNewton as GaussNewton,
+    Hessian as Hessian,
+    Operator as Operator,
+)
+from ._dense import Exact as Exact, Nystrom as Nystrom
+from ._hypergradient import hypergradient as hypergradient
+from ._inverse import (
+    AbstractInverse as AbstractInverse,
+    Identity as Identity,
+    Neumann as Neumann,
+    SolverInfo as SolverInfo,
+    solver_info as solver_info,
+)
+from ._krylov import CG as CG, GMRES as GMRES, NormalCG as NormalCG
+from ._lineax import NeumannSolver as NeumannSolver
+from ._method import (
+    AbstractMethod as AbstractMethod,
+    Batches as Batches,
+    Direct as Direct,
+    Hypergradient as Hypergradient,
+    HypergradientInfo as HypergradientInfo,
+    Implicit as Implicit,
+)
+from ._unrolled import (
+    AbstractMode as AbstractMode,
+    Forward as Forward,
+    Reverse as Reverse,
+    Unrolled as Unrolled,
+)
+from ._tolerance import (
+    AbstractTolerance as AbstractTolerance,
+    ExponentialTolerance as ExponentialTolerance,
+    QuadraticTolerance as QuadraticTolerance,
+)
+from ._outer import OuterStep as OuterStep, TuningState as TuningState
+from ._tune import Tuning as Tuning, tune as tune

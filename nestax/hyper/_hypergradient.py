@@ -1,0 +1,112 @@
+"""`hypergradient`: the gradient of the outer loss with respect to the hyperparameters."""
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from .._problem import AbstractProblem, Players, Sample, check_players, check_same_structure
+from .._rollout import NumericalError
+from ._method import AbstractMethod, Batches, Hypergradient, Implicit
+
+
+def hypergradient(
+    problem: AbstractProblem,
+    players: Players,
+    batches: Sample | Batches = None,
+    method: AbstractMethod | None = None,
+    *,
+    guess: PyTree | None = None,
+    inner_tolerance: float | None = None,
+    throw: bool = True,
+) -> Hypergradient:
+    r"""The gradient of the outer loss with respect to the hyperparameters, through the weights that they lead to.
+
+    Compiled once per structure of its arguments: a new value of any array leaf ($\alpha$, damping, data) does not
+    retrace. Where a hyperparameter does not enter the outer loss its direct gradient is zero.
+
+    **Arguments:**
+
+    - `problem`: a problem of two players: hyperparameters with the outer loss first, weights with the inner loss
+      second. An `AbstractNested`, or any other.
+    - `players`: `(hyperparameters, weights)`, two pytrees of floating-point arrays.
+    - `batches`: one sample of the problem, on which everything is evaluated, its key held fixed; default `None`, for a
+      deterministic problem. Or `Batches`, where methods that can use several samples get their own.
+    - `method`: default `Implicit()`: twenty Neumann terms with an automatic step size. See `Implicit`, `Unrolled`.
+    - `guess`: an `adjoint` of a hypergradient nearby, from which iterative solvers start.
+    - `inner_tolerance`: warn where the inner gradient is longer than this. Default `None`: only `info` says it.
+    - `throw`: outside `jit` and `vmap`, raise `NumericalError` for a divergent series, a singular matrix or a value
+      that is not finite, and warn of negative curvature. Inside, or with `False`, only `info` says it.
+
+    **Returns** a `Hypergradient`.
+
+    **Raises** `ValueError` for a problem that has not two players, or a hyperparameter that enters neither loss in a
+    way that the method could see; `NumericalError` as above.
+
+    **Example:** the best response to $\lambda$ is $w = \lambda$, so that $dL_V/d\lambda = w - 3$.
+
+    ```python
+    >>> import jax.numpy as jnp, nestax as nx
+    >>> class Toy(nx.AbstractNested, nx.AbstractDeterministicProblem):
+    ...     def init(self, key):
+    ...         return jnp.ones(2), jnp.ones(2)
+    ...     def outer_loss(self, hyperparameters, weights, sample):
+    ...         return 0.5 * jnp.sum((weights - 3) ** 2)
+    ...     def inner_loss(self, hyperparameters, weights, sample):
+    ...         return jnp.sum((weights - hyperparameters) ** 2)
+    >>> out = nx.hyper.hypergradient(Toy(), (jnp.ones(2), jnp.ones(2)))
+    >>> out.gradient.tolist()
+    [-2.0, -2.0]
+
+    ```
+    """
+    players = check_pair(problem, players)
+    method = Implicit() if method is None else method
+    if not isinstance(method, AbstractMethod):
+        raise ValueError(
+            f"`method` must be a hypergradient method such as `Implicit(Neumann())` or `Unrolled(optimizer, 20)`, got "
+            f"{method!r}."
+        )
+    if guess is not None:
+        check_same_structure(guess, players[1], "guess")
+    out = _hypergradient(problem, players, batches, method, guess)
+    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
+        _speak(method, out, inner_tolerance, throw)
+    return out
+
+
+@eqx.filter_jit
+def _hypergradient(problem, players, batches, method, guess):
+    return method(problem, players, batches, guess)
+
+
+def _speak(method: AbstractMethod, out: Hypergradient, inner_tolerance: float | None, throw: bool) -> None:
+    norm = float(out.info.inner_gradient_norm)
+    if inner_tolerance is not None and not norm <= inner_tolerance:
+        warnings.warn(
+            f"The inner problem is not solved: its gradient has norm {norm:.3g}, above {inner_tolerance:.3g}. The "
+            "hypergradient is biased in proportion to it: take more inner steps.",
+            stacklevel=3,
+        )
+    if throw:
+        error, warning = method.diagnose(out.info)
+        if error is not None:
+            raise NumericalError(error)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=3)
+
+
+def check_pair(problem: AbstractProblem, players: Any) -> Players:
+    """Raises `ValueError` unless `players` are hyperparameters and weights."""
+    if isinstance(players, tuple) and len(players) != 2:
+        raise ValueError(
+            f"A nested problem has two players, `(hyperparameters, weights)`, got {len(players)} for a "
+            f"{type(problem).__name__}."
+        )
+    players = check_players(players)
+    for part, name in zip(players, ("hyperparameters", "weights")):
+        if not jax.tree.leaves(part):
+            raise ValueError(f"The {name} hold no arrays, so there is nothing to differentiate.")
+    return players

@@ -1,0 +1,118 @@
+"""A language model: an LSTM that predicts the next word."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from ._architectures import Site, unchanged
+from ._arrays import check_positive_int, default_float
+
+Params = PyTree[Float[Array, "..."]]
+State = tuple[tuple[Float[Array, "batch width"], Float[Array, "batch width"]], ...]
+"""Per layer, the hidden state $h$ and the cell state $c$."""
+
+
+class LSTMLanguageModel(eqx.Module):
+    r"""Layers of LSTM cells between a table of word vectors and, as output, the same table (tied embeddings).
+
+    $$(i, f, g, o) = W x_t + b + U h_{t-1} + b', \quad c_t = \sigma(f) c_{t-1} + \sigma(i) \tanh(g), \quad
+    h_t = \sigma(o) \tanh(c_t)$$
+
+    and $E h_t + b_o$ are the logits of the word that follows, with the table $E$ that also maps words to inputs. Two
+    biases per layer, as in PyTorch. With the default sizes it has 13,280,400 parameters.
+
+    Noise enters at the sites (see `AbstractArchitecture`) `"embedding"`, the table where words are looked up (not where
+    logits are made); `"input"`, the word vectors; `"recurrent0"`, ..., the matrices $U$; `"hidden0"`, ..., the outputs
+    of all layers but the last; `"output"`, those of the last. Sequences have the shape `(batch, time, width)`, so a
+    mask that is constant along time is variational dropout.
+
+    **Arguments:**
+
+    - `vocabulary_size`: how many words. Default 10,000: the Penn Treebank.
+    - `width`: of word vectors and layers. Default 650.
+    - `num_layers`: default 2.
+
+    **Raises** `ValueError` for anything but positive integers.
+
+    **Source:** S. Hochreiter, J. Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997), with forget gates.
+    Sizes and variational dropout: Y. Gal, Z. Ghahramani, *A theoretically grounded application of dropout in recurrent
+    neural networks*, NeurIPS 2016; tied embeddings: O. Press, L. Wolf, EACL 2017. Word vectors start uniform in ±0.1,
+    the output bias at 0, all else as in PyTorch: uniform in $\pm 1/\sqrt{\texttt{width}}$.
+
+    **Example**
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from nestax import problems
+    >>> model = problems.LSTMLanguageModel(vocabulary_size=20, width=4)
+    >>> params = model.init(jax.random.key(0))
+    >>> logits, state = model(params, jnp.zeros((3, 5), jnp.int32))
+    >>> logits.shape
+    (3, 5, 20)
+
+    ```
+    """
+
+    vocabulary_size: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    num_layers: int = eqx.field(static=True)
+
+    def __init__(self, vocabulary_size: int = 10_000, width: int = 650, num_layers: int = 2):
+        self.vocabulary_size = check_positive_int(vocabulary_size, "vocabulary_size")
+        self.width = check_positive_int(width, "width")
+        self.num_layers = check_positive_int(num_layers, "num_layers")
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        dtype, n = default_float(), self.width
+        table_key, *keys = jax.random.split(key, 1 + self.num_layers)
+
+        def layer(key):
+            shapes = {"input": (n, 4 * n), "recurrent": (n, 4 * n), "input_bias": (4 * n,), "recurrent_bias": (4 * n,)}
+            bound = 1 / math.sqrt(n)
+            return {
+                name: jax.random.uniform(k, shape, dtype, -bound, bound)
+                for k, (name, shape) in zip(jax.random.split(key, 4), shapes.items())
+            }
+
+        return {
+            "embedding": jax.random.uniform(table_key, (self.vocabulary_size, n), dtype, -0.1, 0.1),
+            "layers": tuple(layer(k) for k in keys),
+            "output_bias": jnp.zeros(self.vocabulary_size, dtype),
+        }
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "batch time"], site: Site = unchanged, state: State | None = None
+    ) -> tuple[Float[Array, "batch time words"], State]:
+        """The logits of the word after each of `tokens`, and the state after the last.
+
+        `state`: that before the first word; `None` (default) is zero.
+        """
+        table = params["embedding"]
+        z = site("input", site("embedding", table).at[tokens].get(mode="clip"))
+        if state is None:
+            zeros = jnp.zeros((tokens.shape[0], self.width), z.dtype)
+            state = ((zeros, zeros),) * self.num_layers
+        after = []
+        for i, (layer, before) in enumerate(zip(params["layers"], state)):
+            z, last = _lstm({**layer, "recurrent": site(f"recurrent{i}", layer["recurrent"])}, z, before)
+            z = site("output" if i == self.num_layers - 1 else f"hidden{i}", z)
+            after.append(last)
+        return z @ table.T + params["output_bias"][None, None, :], tuple(after)
+
+
+def _lstm(params: Params, inputs: Array, state: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    bias = params["input_bias"] + params["recurrent_bias"]
+    driven = jnp.swapaxes(inputs @ params["input"] + bias[None, None, :], 0, 1)
+
+    def cell(carry, x):
+        h, c = carry
+        i, f, g, o = jnp.split(x + h @ params["recurrent"], 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    state, outputs = jax.lax.scan(cell, state, driven)
+    return jnp.swapaxes(outputs, 0, 1), state
