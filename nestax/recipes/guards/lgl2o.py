@@ -17,8 +17,9 @@ from ._claims import CLAIMS, never_worse
 from ._measure import measure, steadiness
 from ._plot import plot_row
 
-BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", "lgl2o-both")
-LONG = (*BASIC, "lgl2o-100", "lgl2o-adaptive")
+BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own")
+FAR = (*BASIC, "lgl2o-both")
+LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive")
 STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
 
 
@@ -185,9 +186,9 @@ def _rows(scale: float, seeds: int) -> tuple[Row, ...]:
         Row("circles-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
         Row("spirals-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
         Row("mnist-mlp", steps(1_000_000), 0.001, 50_000.0, BASIC, seeds),
-        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, BASIC, seeds, 0.3),
-        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
-        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, BASIC, seeds, 0.3),
+        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, FAR, seeds, 0.3),
+        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, FAR, seeds, 0.3),
+        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, FAR, seeds, 0.3),
     )
 
 
@@ -211,9 +212,9 @@ RECIPE = Recipe(
                 Row("circles-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
                 Row("spirals-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
                 Row("mnist-mlp", 100_000, 0.001, 50_000.0, BASIC, 2),
-                Row("mnist-conv", 2_000, 0.01, 20_000.0, BASIC, 2, 0.3),
-                Row("cifar10-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
-                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, BASIC, 2, 0.3),
+                Row("mnist-conv", 2_000, 0.01, 20_000.0, FAR, 2, 0.3),
+                Row("cifar10-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
+                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
             ),
             epochs=2_000,
         ),
@@ -235,10 +236,17 @@ RECIPE = Recipe(
         "gains, and by then that optimizer has driven the hidden units into saturation, from where the fallback is "
         "slow, though it is used in 98% of all blocks. (Looked at apart from the recorded run, for its first seed: "
         "after 5,000 updates 82% of the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm.) So a "
-        "guarded run can be behind its fallback alone, which the "
-        "claim L8 denies; the proposition compares with a fallback step from the same point, not with the fallback's "
-        "own run. The option that keeps the fallback's own run beside (`lgl2o-own`, on the convolutional rows) ends "
-        "level with SGDnm there, where the published form ends 2.7 and 0.4 above it in ln loss. GL2O rejects nearly "
-        "everything and stays close to SGDnm."
+        "guarded run can be behind its fallback alone, which the claim L8 denies; the proposition compares with a "
+        "fallback step from the same point, not with the fallback's own run. Two options of ours keep runs beside: the "
+        "fallback's (`lgl2o-own`), or those of both (`lgl2o-both`, not run on the MNIST network). The published form "
+        "ends above SGDnm on all rows, by 0.3 to 2.7 in ln loss; these two end level with it or below, but for 0.04 on "
+        "CIFAR-10 with both.\n\n"
+        "L8 compares runs of one seed, which start alike but see other minibatches, since a guard takes some for its "
+        "validation. Its two standard errors are those of the mean over a window of one run, so they do not hold the "
+        "difference between two runs of one method, which on spirals reaches a factor of three in the loss; even the "
+        "better of both own runs is then often behind the lone run of its seed. `over_seeds` in the metrics compares "
+        "means over seeds of ln loss, up to two standard errors over seeds instead, of which there are two or three: "
+        "0.58 for the published form, 0.93 adaptive, 0.87 and 0.91 with runs of their own.\n\n"
+        "GL2O rejects nearly everything and stays close to SGDnm."
     ),
 )
