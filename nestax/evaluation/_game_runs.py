@@ -87,7 +87,8 @@ class GameRuns:
     @property
     def joint(self) -> Float[np.ndarray, "instances starts times"]:
         """The distance of both players together, $\\sqrt{d_x^2 + d_y^2}$."""
-        return np.linalg.norm(self.distances, axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of runs that diverge
+            return np.linalg.norm(self.distances, axis=-1)
 
 
 def first_below(values: Float[np.ndarray, "*batch times"], tolerance: float) -> Float[np.ndarray, "*batch"]:

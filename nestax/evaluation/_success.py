@@ -87,12 +87,14 @@ def success_rates(
         raise ValueError(
             f"Need a `window` in (0, 1] and at least one step, got {window} and distances of shape {distances.shape}."
         )
-    values = {"joint": np.linalg.norm(distances, axis=-1), "x": distances[..., 0], "y": distances[..., 1]}
+    with np.errstate(over="ignore", invalid="ignore"):  # of runs that diverge
+        joint = np.linalg.norm(distances, axis=-1)
+    values = {"joint": joint, "x": distances[..., 0], "y": distances[..., 1]}
     sound = np.isfinite(distances).all(axis=(-2, -1))
     if magnitudes is not None:
         sound = sound & (magnitudes <= bound).all(axis=-1)
     tails = {name: np.where(np.expand_dims(sound, -1), value[..., first:], np.inf) for name, value in values.items()}
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return Success(
             {name: _share(tail.mean(axis=-1) < accuracy) for name, tail in tails.items()},
             {name: _share(tail.std(axis=-1) < steadiness) for name, tail in tails.items()},

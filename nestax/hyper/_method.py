@@ -212,7 +212,7 @@ class Implicit(AbstractMethod):
             return None
 
         def product(vector, index):
-            return self.curvature.linearize(problem, *players, several.at(index))[2](vector)
+            return self.curvature.linearize(problem, players[0], players[1], several.at(index))[2](vector)
 
         return product
 

@@ -6,17 +6,21 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import InnerProblem
-from .._rollout import RESULTS, AbstractCheckpoint, KeepAll, Segments, rollout
+from .._problem import InnerProblem, Sample
+from .._rollout import RESULTS, AbstractCheckpoint, EveryStep, KeepAll, Segments, rollout
 from ..optimizers import as_optimizer
 from ._curvature import outer_loss
 from ._method import AbstractMethod, Batches, Hypergradient, plain_info
 
-REMATERIALIZE_ABOVE = 64
+SEGMENTS_ABOVE = 64
 """Steps above which a reverse pass keeps segments only, by default."""
+
+INSIDE_AT_MOST = 2**21
+"""Bytes inside a step, about a second-level cache, up to which a reverse pass keeps them, by default."""
 
 
 class AbstractMode(eqx.Module):
@@ -27,16 +31,16 @@ class AbstractMode(eqx.Module):
         """Value, gradient and auxiliary output of `function(hyperparameters) -> (value, auxiliary)`."""
 
     @abc.abstractmethod
-    def checkpoint(self, num_steps: int) -> AbstractCheckpoint:
-        """What a rollout of so many steps keeps."""
+    def checkpoint(self, num_steps: int, inside: Callable[[], int]) -> AbstractCheckpoint:
+        """What a rollout of so many steps keeps; `inside()` is the number of bytes inside one of them."""
 
 
 class Reverse(AbstractMode):
     r"""Backwards through the steps: one backward pass for any number of hyperparameters.
 
-    **Arguments:** `policy`: what is kept, as in `rollout`; `None` (default) is `KeepAll()` up to 64 steps and
-    `Segments()` above, whose memory grows as $\sqrt T$ for about one forward pass more. On a CPU `EveryStep()` is often
-    faster than `KeepAll()` where the batch is large: computing again costs less than going through memory.
+    **Arguments:** `policy`: what is kept, as in `rollout`. `None` (default) is `Segments()` above 64 steps, whose
+    memory grows as $\sqrt T$ for about one forward pass more; up to 64, `KeepAll()` where the values inside a step fit
+    a cache (2 MiB), and `EveryStep()` where they do not: computing them again is then faster than reading them back.
     """
 
     policy: AbstractCheckpoint | None = None
@@ -45,10 +49,12 @@ class Reverse(AbstractMode):
         (value, auxiliary), gradient = jax.value_and_grad(function, has_aux=True)(hyperparameters)
         return value, gradient, auxiliary
 
-    def checkpoint(self, num_steps):
+    def checkpoint(self, num_steps, inside):
         if self.policy is not None:
             return self.policy
-        return Segments() if num_steps > REMATERIALIZE_ABOVE else KeepAll()
+        if num_steps > SEGMENTS_ABOVE:
+            return Segments()
+        return KeepAll() if inside() <= INSIDE_AT_MOST else EveryStep()
 
 
 class Forward(AbstractMode):
@@ -71,8 +77,8 @@ class Forward(AbstractMode):
         gradient = [part.reshape(x.shape).astype(x.dtype) for part, x in zip(parts, leaves)]
         return value, jax.tree.unflatten(structure, gradient), auxiliary
 
-    def checkpoint(self, num_steps):
-        del num_steps
+    def checkpoint(self, num_steps, inside):
+        del num_steps, inside
         return KeepAll()
 
 
@@ -150,7 +156,7 @@ class Unrolled(AbstractMethod):
                 carry,
                 xs,
                 num_steps=size,
-                checkpoint=self.mode.checkpoint(size),
+                checkpoint=self.mode.checkpoint(size, lambda: _bytes_inside(own, weights, first)),
                 throw=False,
             )
             return out.carry, out.result == RESULTS.successful
@@ -193,6 +199,13 @@ class Unrolled(AbstractMethod):
                 "near the last finite weights."
             ), None
         return None, None
+
+
+def _bytes_inside(problem: InnerProblem, weights: PyTree, sample: Sample) -> int:
+    """The bytes of all intermediate values of one evaluation of the inner loss, from its trace."""
+    equations = jax.make_jaxpr(lambda w: problem.losses((w,), sample)[0])(weights).jaxpr.eqns
+    values = [v.aval for equation in equations for v in equation.outvars]
+    return sum(a.size * a.dtype.itemsize for a in values if isinstance(a.dtype, np.dtype))
 
 
 def _check_optimizer(optimizer: AbstractOptimizer) -> None:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._network import LSTMCell, LSTMState
+from ._network import LSTMCell
+
+State = tuple[Float[Array, "n _"], Float[Array, "n _"]]  # h and c; layers may differ in size
 
 
 class TwinNetwork(eqx.Module):
@@ -47,20 +49,26 @@ class TwinNetwork(eqx.Module):
         self.readout_bias = _uniform(bias_key, (num_outputs,), sizes[-1], dtype)
         self.hidden_sizes = tuple(hidden_sizes)
 
-    def init_state(self, n: int, dtype: Any) -> tuple[LSTMState, ...]:
-        """Zero state of `n` coordinates: per layer `(h, c)`, each (hidden, n)."""
-        return tuple((jnp.zeros((size, n), dtype), jnp.zeros((size, n), dtype)) for size in self.hidden_sizes)
+    def init_state(self, n: int, dtype: Any) -> tuple[State, ...]:
+        """Zero state of `n` coordinates: per layer `(h, c)`, each (n, hidden)."""
+        return tuple((jnp.zeros((n, size), dtype), jnp.zeros((n, size), dtype)) for size in self.hidden_sizes)
 
     def __call__(
-        self, features: Float[Array, "features n"], state: tuple[LSTMState, ...]
-    ) -> tuple[Float[Array, "outputs n"], tuple[LSTMState, ...]]:
-        """One step for n coordinates: `(outputs, state)`."""
-        x, new = features, []
-        for cell, s in zip(self.cells, state):
-            h, c = cell(x, s)
-            new.append((h, c))
-            x = h
-        return self.readout_weight @ x + self.readout_bias[:, None], tuple(new)
+        self, features: Float[Array, "features n"], state: tuple[State, ...]
+    ) -> tuple[Float[Array, "outputs n"], tuple[State, ...]]:
+        """One step for n coordinates: `(outputs, state)`.
+
+        A row per coordinate: these networks see many small games at once (`vmap`), and so a batch of them is one
+        product without a transposition.
+        """
+        x, new = features.T, []
+        for cell, (h, c) in zip(self.cells, state):
+            weight, bias = cell.folded()
+            i, j, f, o = jnp.split(jnp.concatenate([x, h], axis=1) @ weight.T + bias[None], 4, axis=1)
+            c = (0.5 + 0.5 * jnp.tanh(f)) * c + (0.5 + 0.5 * jnp.tanh(i)) * jnp.tanh(j)
+            x = (0.5 + 0.5 * jnp.tanh(o)) * jnp.tanh(c)
+            new.append((x, c))
+        return self.readout_weight @ x.T + self.readout_bias[:, None], tuple(new)
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], size: int, dtype: Any) -> Array:

@@ -1,6 +1,8 @@
 """Meta-training: the truncated unrolls of many short optimizations, one meta-update each."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -196,8 +198,13 @@ def train(
 
 
 def _describe(validation: Validation) -> dict[str, Any]:
-    """Without what is not used: as in the folders of runs from before these fields were there."""
-    return {k: v for k, v in describe(validation).items() if k not in ("score", "tasks") or v is not None}
+    """Without what is not used: as in the folders of runs from before these fields were there. Of the tasks, which may
+    be many stacked problems, a fingerprint of their numbers."""
+    out = describe(dataclasses.replace(validation, tasks=None))
+    if validation.tasks is not None:
+        text = json.dumps(describe(validation.tasks), sort_keys=True)
+        out["tasks"] = f"{type(validation.tasks).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return {k: v for k, v in out.items() if k not in ("score", "tasks") or v is not None}
 
 
 def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:

@@ -81,4 +81,5 @@ from ._saddle import (
     RotatedSaddle as RotatedSaddle,
     Saddle as Saddle,
     Seesaw as Seesaw,
+    SeesawRange as SeesawRange,
 )

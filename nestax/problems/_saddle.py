@@ -1,7 +1,7 @@
 """Saddle problems in one variable a side: convex-concave with and without rotation, and a seesaw with many roots."""
 
 import abc
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,15 @@ from ._arrays import as_float_array, check_finite, is_concrete
 
 Point = tuple[Float[Array, ""], Float[Array, ""]]
 
-SEESAW_RANGES: dict[int, dict[str, tuple[float, float]]] = {
+
+class SeesawRange(TypedDict):
+    """The intervals that `Seesaw.random` draws from."""
+
+    a: tuple[float, float]
+    b: tuple[float, float]
+
+
+SEESAW_RANGES: dict[int, SeesawRange] = {
     1: {"a": (0.9, 1.0), "b": (0.9, 1.0)},
     2: {"a": (0.0, 1.0), "b": (0.9, 1.0)},
     3: {"a": (0.0, 3.5), "b": (0.9, 1.0)},

@@ -5,7 +5,10 @@ import difflib
 from ._recipe import SCALES as SCALES, Claim as Claim, Recipe as Recipe, report as report, reproduce as reproduce
 from .complex import dirac, gan_2d, gan_images, gan_spectrum, spectrum_sweep
 from .guards import lgl2o
+from .hyper import inverse_accuracy, inverse_hessian
+from .hyper import augmentation, distillation, lstm, overfit, split
 from .l2o import in_distribution, quickstart
+from .twin import ablation, baselines, beyond, rewards, safeguard, table_1
 
 RECIPES = {
     module.RECIPE.name: module.RECIPE
@@ -18,6 +21,19 @@ RECIPES = {
         gan_2d,
         gan_spectrum,
         gan_images,
+        inverse_accuracy,
+        inverse_hessian,
+        overfit,
+        distillation,
+        split,
+        augmentation,
+        lstm,
+        baselines,
+        safeguard,
+        ablation,
+        table_1,
+        rewards,
+        beyond,
     )
 }
 

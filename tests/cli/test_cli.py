@@ -13,7 +13,7 @@ import nestax as nx
 from nestax import cli
 from nestax.data import _images
 
-COMMANDS = ("demo", "train", "evaluate", "reproduce", "problems", "optimizers", "version")
+COMMANDS = ("demo", "train", "evaluate", "tune", "reproduce", "problems", "optimizers", "version")
 TINY = ("--problem", "quadratic", "--schedule", "10x2", "--unroll", "5")
 
 
@@ -44,8 +44,9 @@ def test_every_command_has_help_with_an_example_and_json(command):
 
 
 def test_lists_for_people_and_machines():
-    listed = json.loads(invoke("problems", "--json").output)["problem"]
-    assert list(listed) == nx.problems.names()
+    listed = json.loads(invoke("problems", "--json").output)
+    assert list(listed["problem"]) == nx.problems.names()
+    assert list(listed["nested problem, for `tune`"]) == list(nx.problems.nested_names())
     assert "digits-mlp" in invoke("problems").output
     listed = json.loads(invoke("optimizers", "--json").output)
     assert set(listed["learned"]) == set(nx.learned.PRESETS)
@@ -86,6 +87,15 @@ def test_evaluate_compares_and_writes(trained, tmp_path):
     assert {p.name for p in (tmp_path / "e").iterdir()} == {"evaluation.json", "report.md", "comparison.png"}
 
 
+def test_tune_writes_a_run_and_goes_on(tmp_path):
+    command = ("tune", "--outer-steps", "20", "--terms", "3", "--output", str(tmp_path / "t"), "--json")
+    value = json.loads(invoke(*command).output)
+    assert value["last"]["step"] == 20
+    assert value["last"]["outer_loss"] < value["first"]["outer_loss"]
+    assert {"tuning.png", "report.md", "checkpoint.safetensors"} <= {p.name for p in (tmp_path / "t").iterdir()}
+    assert json.loads(invoke(*command, "--resume").output) == value
+
+
 def test_default_folders_never_collide(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     first = cli._new_folder("train")
@@ -106,6 +116,9 @@ def test_default_folders_never_collide(monkeypatch, tmp_path):
         (("train", "--meta-loss", "max"), "Unknown meta-loss"),
         (("train", "--resume", "nowhere"), "the file does not exist"),
         (("train", "--resume", "nowhere", "--unroll", "5"), "leave out --unroll"),
+        (("tune", "--problem", "digits-decy"), "Did you mean 'digits-decay'"),
+        (("tune", "--method", "magic"), "Unknown method 'magic'"),
+        (("tune", "--resume"), "name that folder"),
         (("reproduce", "l2o/quickstat"), "Did you mean 'l2o/quickstart'"),
         (("reproduce", "l2o/quickstart", "--scale", "smok"), "Did you mean 'smoke'"),
     ],

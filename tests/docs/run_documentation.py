@@ -36,6 +36,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "custom_problem.py": {"epochs": 1, "steps": 20, "problems": 4},
     "optax_loop.py": {"epochs": 1, "steps": 3},
+    "per_weight_decay.py": {"outer_steps": 20, "inner_steps": 1},
     "sweep.py": {"steps": 20, "seeds": 2},
     "train_and_use.py": {"epochs": 1, "steps": 100, "seeds": 5, "rivals": ("adam",)},
 }

@@ -1,5 +1,7 @@
 """The energy guard: its rule against an independent computation, states, counts, warnings and refusals."""
 
+from typing import Any, cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -164,8 +166,11 @@ def test_general_solvers_and_several_players():
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 0.0), "`alpha` must be a positive finite number, got 0"),
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), -2.0), "`alpha` must be a positive"),
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, -0.1), "the constant C, must be a finite number of at"),
-        (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, on_reject="reset"), "must be one of 'keep', 'restore'"),
-        (lambda: guards.EnergyGuard(0.1, 1.0), "nestax optimizer or an Optax transformation"),
+        (
+            lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, on_reject=cast(Any, "reset")),
+            "must be one of 'keep', 'restore'",
+        ),
+        (lambda: guards.EnergyGuard(cast(Any, 0.1), 1.0), "nestax optimizer or an Optax transformation"),
         (
             lambda: nx.solve(
                 problems.Seesaw(1.0, 1.0),

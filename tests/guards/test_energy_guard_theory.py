@@ -78,7 +78,7 @@ class Recorded(nx.AbstractStep):
 floats = st.floats(-1, 1, allow_nan=False, width=32)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     entries=st.lists(floats, min_size=ROWS * COLUMNS, max_size=ROWS * COLUMNS),
     start=st.lists(floats, min_size=ROWS + COLUMNS, max_size=ROWS + COLUMNS),

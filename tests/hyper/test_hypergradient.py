@@ -473,8 +473,8 @@ def test_memory_of_an_unroll_and_of_a_series():
     players = problem.init(jax.random.key(0))
 
     def temporaries(method):
-        function = eqx.filter_jit(lambda method: hyper.hypergradient(problem, players, None, method).gradient)
-        compiled = function.lower(method).compile().compiled
+        function = eqx.filter_jit(lambda a, b, method: hyper.hypergradient(a, b, None, method).gradient)
+        compiled = function.lower(problem, players, method).compile().compiled
         return compiled.memory_analysis().temp_size_in_bytes
 
     few, many = (temporaries(hyper.Implicit(hyper.Neumann(n, 0.5))) for n in (3, 300))
@@ -484,3 +484,29 @@ def test_memory_of_an_unroll_and_of_a_series():
         temporaries(hyper.Unrolled(sgd, 900, mode=hyper.Reverse(policy))) for policy in (None, nx.KeepAll())
     )
     assert 10 * default < every
+
+
+@pytest.mark.parametrize(("rows", "policy"), [(10, nx.KeepAll), (100_000, nx.EveryStep)])
+def test_the_default_policy_weighs_what_is_inside_a_step(rows, policy, monkeypatch):
+    """A batch whose values do not fit a cache is computed again; nothing else changes."""
+    chosen = []
+    original = hyper.Reverse.checkpoint
+
+    def spy(mode, num_steps, inside):
+        chosen.append(original(mode, num_steps, inside))
+        return chosen[-1]
+
+    class Wide(nx.AbstractNested, nx.AbstractDeterministicProblem):
+        def init(self, key):
+            return jnp.ones(()), jnp.zeros(())
+
+        def outer_loss(self, hyperparameters, weights, sample):
+            return weights
+
+        def inner_loss(self, hyperparameters, weights, sample):
+            return jnp.mean((weights * jnp.ones(rows) - hyperparameters) ** 2)
+
+    monkeypatch.setattr(hyper.Reverse, "checkpoint", spy)
+    out = hyper.hypergradient(Wide(), Wide().init(jax.random.key(0)), None, hyper.Unrolled(nx.optimizers.sgd(0.25), 3))
+    assert [type(c) for c in chosen] == [policy]
+    assert float(out.gradient) == pytest.approx(1 - 0.5**3)

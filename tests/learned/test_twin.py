@@ -145,7 +145,7 @@ def test_sharing_modes_share_what_they_say(key):
     for p, (own, other) in enumerate(seen):
         out, hidden = lstm(network, np.array([own[1], other[1]]), hidden)
         np.testing.assert_allclose(after[p][1] - players[p][1], 0.1 * out[0], rtol=1e-10)
-    np.testing.assert_allclose(state.hidden[0][0][0][:, 1], hidden[0][0], rtol=1e-10)
+    np.testing.assert_allclose(state.hidden[0][0][0][1], hidden[0][0], rtol=1e-10)
 
 
 def test_two_hidden_states_stay_apart(key):

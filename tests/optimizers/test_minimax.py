@@ -1,5 +1,7 @@
 """Baselines for minimax problems: their rules by hand, published numbers, rates, and what they count."""
 
+from typing import Any, cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -112,7 +114,7 @@ def test_halpern_keeps_its_rate():
         state, step = optimizer.init(XY, players, jax.random.key(0)), eqx.filter_jit(optimizer.step)
         for k in range(1, 80):
             image = resolvent(players)
-            residual = np.hypot(*(float(p[0] - q[0]) for p, q in zip(players, image)))
+            residual = np.linalg.norm([float(p[0] - q[0]) for p, q in zip(players, image)])
             assert residual <= 2 / (k + 1) * (1 + 1e-12)
             largest = max(largest, residual * (k + 1) / 2)
             expected = [
@@ -143,7 +145,7 @@ def test_general_solvers_agree_with_the_closed_form():
 def test_newton_where_there_is_no_closed_form():
     """Minimization of a quartic: the resolvent is the root of p + alpha p^3 = u."""
     problem = Chart((lambda x: jnp.sum(x**4) / 4,), (jnp.array([2.0, -1.0]),))
-    players = problem.init(None)
+    players = problem.start
     solver = optimizers.NewtonResolvent(20)
     (p,), _ = solver.apply(problem, players, None, jnp.array(3.0), None)
     np.testing.assert_allclose(p + 3 * p**3, players[0], rtol=1e-12)
@@ -184,7 +186,7 @@ def test_the_swap_rule_needs_the_sign_of_the_coupling():
         ),
         (lambda: optimizers.Halpern(0.0), "`alpha` must be a positive finite number, got 0"),
         (lambda: optimizers.Halpern(-1.0), "`alpha` must be a positive finite number, got -1"),
-        (lambda: optimizers.Halpern(1.0, resolvent=0.3), "must be a solver such as"),
+        (lambda: optimizers.Halpern(1.0, resolvent=cast(Any, 0.3)), "must be a solver such as"),
         (lambda: run(problems.Seesaw(1.0, 1.0), optimizers.Halpern(1.0), 1), "FixedPointResolvent"),
         (lambda: optimizers.FixedPointResolvent(0), "`num_steps` must be at least 1"),
         (lambda: optimizers.NewtonResolvent(0), "`num_steps` must be at least 1"),

@@ -13,8 +13,8 @@ def field(problem, players):
     return nx.joint_gradient(problem, players, None)[1]
 
 
-def scalars(*values):
-    return tuple(jnp.array(v) for v in values)
+def scalars(x, y):
+    return jnp.array(x), jnp.array(y)
 
 
 def test_joint_gradients_of_the_scalar_games():

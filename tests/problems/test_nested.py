@@ -11,7 +11,7 @@ import nestax as nx
 from nestax import data, problems
 from nestax.problems._hyperparameters_noise import concrete_mask
 
-from ..helpers import cast, central_difference
+from ..helpers import assert_close, cast, central_difference
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +247,20 @@ def test_inner_problem_is_training_at_fixed_hyperparameters(sets):
     assert float(problem.losses((weights,), sample)[0]) == float(nested.inner_loss(values, weights, sample))
     (init,), (_, expected) = jax.jit(lambda key: (problem.init(key), nested.init(key)))(jax.random.key(0))
     np.testing.assert_array_equal(init[0]["weight"], expected[0]["weight"])
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_network(sets):
+    """Penalty and importance of examples are where they belong: both curvatures give one hypergradient."""
+    problem = classifier(sets, problems.Together(problems.WeightDecay(initial=-1.0), problems.ExampleWeights(0.5)))
+    players, sample = at(problem)
+    exact, gauss_newton = (
+        nx.hyper.hypergradient(
+            problem, players, sample, nx.hyper.Implicit(nx.hyper.Exact(), c, residual=False)
+        ).gradient
+        for c in (nx.hyper.Hessian(), nx.hyper.GaussNewton())
+    )
+    assert_close(gauss_newton, exact, rtol=1e-8, atol=1e-12)
+    assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(exact))
 
 
 @pytest.mark.parametrize("make", [problems.WeightDecay, problems.ExampleWeights, problems.DropConnect])

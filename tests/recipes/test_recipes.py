@@ -19,8 +19,18 @@ AT_ANY_SCALE = {
     ),
 }
 
-# Claims, by the start of their names, on problems that the smoke scale leaves out: images and spirals.
-UNMEASURED = {"guards/lgl2o": ("L1", "L3", "L5", "L6", "L7")}
+# Claims, by the start of their names, on problems or methods that the smoke scale leaves out.
+UNMEASURED = {
+    "guards/lgl2o": ("L1", "L3", "L5", "L6", "L7"),
+    "hyper/overfit": ("O1", "O2", "O3", "O4", "O6", "O7", "O8"),
+    "twin/baselines": ("B1", "B2", "B3", "B4", "B7"),
+    "twin/safeguard": ("S1-", "S2-", "S3", "S4-", "S5-", "S6", "S7"),
+    "twin/ablation": ("D",),
+    "twin/beyond": ("B2",),
+    "hyper/distillation": ("T1", "T2", "T3", "T4"),
+    "hyper/augmentation": ("A2", "A3", "A4"),
+    "hyper/lstm": ("P2", "P3"),
+}
 
 
 @pytest.fixture(scope="module", params=SMOKE)

@@ -1,0 +1,92 @@
+"""Games of many sizes in one shape, so that they can be batched, and the cost of reaching a gradient norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ...evaluation import AbstractGameScore, GameRuns, cost_at, first_below
+from ...problems import QuadraticGame
+
+SIZE = 20  # coordinates per player, of which a game uses some; the others have gradient zero
+
+
+def _orthogonal(key: PRNGKeyArray, live: Bool[Array, "n"]) -> Float[Array, "n n"]:
+    """A uniform orthogonal matrix on the live coordinates, zero elsewhere."""
+    both = live[:, None] & live[None]
+    draw = jnp.where(both, jax.random.normal(key, both.shape), jnp.eye(live.size))
+    q, r = jnp.linalg.qr(draw)
+    return jnp.where(both, q * jnp.sign(jnp.diagonal(r))[None], 0.0)
+
+
+def _spread(key: PRNGKeyArray, num: Int[Array, ""], condition: Float[Array, ""]) -> Float[Array, "n"]:
+    """`num` numbers between 1 / condition and 1, uniform in the logarithm, both ends among them; then zeros."""
+    index = jnp.arange(SIZE)
+    powers = jax.random.uniform(key, (SIZE,)).at[0].set(0.0)
+    powers = jnp.where(index == num - 1, jnp.where(num > 1, 1.0, 0.0), powers)
+    return jnp.where(index < num, condition**-powers, 0.0)
+
+
+def random_quadratic_game(key: PRNGKeyArray, *, condition_max: float = 100.0, sizes: tuple[int, int] = (2, SIZE)):
+    """As `QuadraticGame.random`, with random dimensions and a random condition number, up to these."""
+    keys = jax.random.split(key, 10)
+    rows, columns = jax.random.randint(keys[0], (2,), sizes[0], sizes[1] + 1)
+    condition = condition_max ** jax.random.uniform(keys[1])
+    live_x, live_y = jnp.arange(SIZE) < rows, jnp.arange(SIZE) < columns
+    first, left = _orthogonal(keys[2], live_x), _orthogonal(keys[3], live_x)
+    second, right = _orthogonal(keys[4], live_y), _orthogonal(keys[5], live_y)
+    own = (first * _spread(keys[6], rows, condition)[None]) @ first.T
+    other = (second * _spread(keys[7], columns, condition)[None]) @ second.T
+    matrix = (left * _spread(keys[8], jnp.minimum(rows, columns), condition)[None]) @ right.T
+    draw = jax.random.uniform(keys[9], (2, SIZE), minval=-0.5, maxval=0.5)
+    x, y = jnp.where(jnp.stack([live_x, live_y]), draw, 0.0)
+    return QuadraticGame(own, matrix, other, (-(own @ x + matrix @ y), matrix.T @ x - other @ y))
+
+
+def random_matrix_game(
+    key: PRNGKeyArray,
+    *,
+    bound: float = 1.0,
+    density: float = 0.5,
+    sizes: tuple[int, int] = (2, SIZE),
+):
+    """A square matrix game of a random size with entries of random sign, as a `QuadraticGame`."""
+    size_key, value_key, mask_key = jax.random.split(key, 3)
+    live = jnp.arange(SIZE) < jax.random.randint(size_key, (), sizes[0], sizes[1] + 1)
+    matrix = jax.random.uniform(value_key, (SIZE, SIZE), minval=-bound, maxval=bound)
+    matrix = jnp.where(jax.random.bernoulli(mask_key, density, matrix.shape), matrix, 0.0)
+    zeros = jnp.zeros_like(matrix)
+    return QuadraticGame(zeros, jnp.where(live[:, None] & live[None], matrix, 0.0), zeros)
+
+
+def random_game(key: PRNGKeyArray):
+    """What is trained on: in one of three cases a matrix game at the seen scale, else a quadratic game."""
+    which, quadratic_key, matrix_key = jax.random.split(key, 3)
+    bilinear = jax.random.bernoulli(which, 1 / 3)
+    pair = random_quadratic_game(quadratic_key), random_matrix_game(matrix_key)
+    return jax.tree.map(lambda quadratic, matrix: jnp.where(bilinear, matrix, quadratic), *pair)
+
+
+class LogGradients(AbstractGameScore):
+    """The logarithm of the gradient evaluations to the tolerance; a run that does not come there counts all of its
+    evaluations, times the factor that its gradient norm is above the tolerance, at most 10⁶."""
+
+    tolerance: float = 1e-4
+
+    def __call__(self, measures, num_gradients):
+        norms = measures.gradient_norms
+        goal = self.tolerance * norms[0]
+        above = ~(norms < goal)
+        total = jnp.concatenate([jnp.zeros_like(num_gradients[:1]), jnp.cumsum(num_gradients)]).astype(norms.dtype)
+        reached = total[jnp.minimum(norms.size - jnp.argmax(above[::-1]), norms.size - 1)]
+        last = jnp.where(jnp.isfinite(norms[-1]), norms[-1], jnp.inf)
+        missing = jnp.log(jnp.clip(last / goal, 1.0, 1e6))
+        return jnp.where(above[-1], jnp.log(total[-1]) + missing, jnp.log(jnp.maximum(reached, 1.0)))
+
+
+def evaluations(runs: GameRuns, tolerance: float, count_resolvents: bool = True) -> Float[np.ndarray, "runs"]:
+    """Gradients (and resolvents) until the relative gradient norm stays below the tolerance; `inf` for never."""
+    norms = runs.gradient_norms
+    times = first_below(norms / norms[..., :1], tolerance)
+    costs = runs.num_gradients + (runs.num_resolvents if count_resolvents else 0)
+    return cost_at(costs, times).ravel()

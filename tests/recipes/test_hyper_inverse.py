@@ -1,0 +1,50 @@
+"""What the recipes on inverses compare with: their own formulas, against automatic differentiation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nestax import hyper
+from nestax.recipes.hyper import _linear, inverse_accuracy, inverse_hessian
+
+from ..helpers import cast
+
+
+def players_of(problem):
+    keys = jax.random.split(jax.random.key(0))
+    size = problem.inputs.shape[1] + 1
+    return tuple(jax.random.normal(k, (size,)) for k in keys)
+
+
+def test_the_closed_forms_of_linear_regression():
+    problem = cast(_linear.regression("diabetes", 3), jnp.float64)
+    players = players_of(problem)
+    matrix = _linear.curvature(problem, players[0])
+    hessian = jax.hessian(lambda w: problem.inner_loss(players[0], w, None))(players[1])
+    np.testing.assert_allclose(matrix, hessian, rtol=1e-9, atol=1e-14)
+    exact = hyper.hypergradient(problem, players, None, hyper.Implicit(hyper.Exact())).gradient
+    np.testing.assert_allclose(inverse_accuracy._exact(problem, players, matrix), exact, rtol=1e-8)
+    assert len(problem.targets) + len(problem.valid_targets) == 442 - 44
+    np.testing.assert_allclose(problem.inputs.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(problem.targets.std(), 1, rtol=1e-5)
+
+
+def test_counts_of_products_mean_the_same_for_every_method():
+    """At 0 products the series is along v, CG from 0 is nothing, CG from v is v; as many as weights make CG exact."""
+    problem = cast(_linear.regression("diabetes", 0), jnp.float64)
+    players = players_of(problem)
+    matrix = _linear.curvature(problem, players[0])
+    alpha = 1 / float(np.linalg.eigvalsh(matrix)[-1])
+    exact = inverse_accuracy._exact(problem, players, matrix)
+    start = {m: inverse_accuracy._estimate(problem, players, m, 0, alpha) for m in inverse_accuracy.METHODS}
+    np.testing.assert_allclose(start["neumann"], alpha * start["cg-v"], rtol=1e-12)
+    assert not start["cg"].any()
+    np.testing.assert_allclose(inverse_accuracy._estimate(problem, players, "cg", 14, alpha), exact, rtol=1e-5)
+
+
+def test_the_series_as_a_matrix():
+    matrix = np.array([[2.0, 0.5], [0.5, 1.0]])
+    factor = np.eye(2) - 0.4 * matrix
+    expected = 0.4 * (np.eye(2) + factor + factor @ factor)
+    np.testing.assert_allclose(inverse_hessian._series(matrix, 0.4, 3), expected, rtol=1e-6)
+    assert inverse_hessian._dominance(np.array([[4.0, 1.0], [-1.0, 2.0]])) == 3.0
