@@ -1,4 +1,4 @@
-"""One weight decay per weight, tuned by hypergradients while the network trains, beside one decay for all, tuned well."""
+"""One weight decay per weight, tuned by hypergradients while the network trains, beside one decay for all."""
 
 import argparse
 

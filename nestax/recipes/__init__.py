@@ -5,8 +5,7 @@ import difflib
 from ._recipe import SCALES as SCALES, Claim as Claim, Recipe as Recipe, report as report, reproduce as reproduce
 from .complex import dirac, gan_2d, gan_images, gan_spectrum, spectrum_sweep
 from .guards import lgl2o
-from .hyper import inverse_accuracy, inverse_hessian
-from .hyper import augmentation, distillation, lstm, overfit, split
+from .hyper import augmentation, distillation, inverse_accuracy, inverse_hessian, lstm, overfit, split
 from .l2o import in_distribution, quickstart
 from .twin import ablation, baselines, beyond, rewards, safeguard, table_1
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import data, hyper, optimizers, problems
-from ..._problem import InnerProblem
+from ..._problem import InnerProblem, common_dtype
 from ..._progress import progress_bar
 from ..._solve import solve
 from .._cache import cached
@@ -130,13 +130,15 @@ def measure(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
 def _accuracy(problem: problems.NestedClassifier, players, dataset: data.Dataset, num_copies: int):
     """The fraction that is right when logits are averaged over the image and augmented copies of it."""
     values, weights = players
-    network = problem.architecture.frozen(weights, problem.train.images[:1_000])
-    logits = network(weights, dataset.images)
+    dtype = common_dtype(weights)
+    network = problem.architecture.frozen(weights, problem.train.images[:1_000].astype(dtype))
+    images = dataset.images.astype(dtype)
+    logits = network(weights, images)
     if isinstance(problem.hyperparameters, problems.LearnedAugmentation):
         for copy in range(num_copies):
             key = jax.random.fold_in(jax.random.key(0), copy)
-            logits += network(weights, problem.hyperparameters.augment(values, dataset.images, key))
-    return jnp.mean(jnp.argmax(logits, axis=1) == dataset.labels)
+            logits += network(weights, problem.hyperparameters.augment(values, images, key))
+    return jnp.mean((jnp.argmax(logits, axis=1).astype(dataset.labels.dtype) == dataset.labels).astype(dtype))
 
 
 def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:

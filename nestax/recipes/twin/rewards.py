@@ -204,7 +204,9 @@ RECIPE = Recipe(
     notes=(
         "All variants start from the paper's network and differ by what their names say. Selected: the weights with "
         "the best success rates on validation problems, every 10 epochs. Reward (4) is unbounded below: its value "
-        "falls on while the distances grow. A memory lets the network schedule swings from which both players gain; a "
-        "map without memory cannot. That is a reading of the table, not separately tested."
+        "falls on while the distances grow. A memory lets the network schedule swings from which both players gain; "
+        "a map without memory cannot. That is a reading of the table, not separately tested. At laptop scale there "
+        "are 600 meta-updates, where the released code makes 2,000; the memoryless variant has then found its way "
+        "with one seed of three only."
     ),
 )
