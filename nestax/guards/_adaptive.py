@@ -142,10 +142,10 @@ class AdaptiveLossGuard(AbstractOptimizer):
             state.gathered,
             samples,
         )
-        candidates, losses, (gradients, further) = self.pair.advance(
+        candidates, made = self.pair.advance(
             problem, state.candidates, training, self.num_steps, state.verdict.use_learned
         )
-        losses = jnp.where(state.position == 0, losses, state.losses)
+        losses = jnp.where(state.position == 0, made.losses, state.losses)
         position = state.position + 1
         ends = position == state.multiple
         moments, used, decided = self._validate(problem, candidates, gathered, jnp.where(ends, position, 0))
@@ -180,8 +180,9 @@ class AdaptiveLossGuard(AbstractOptimizer):
             state.verdict,
         )
         players, state = select(ends, (accepted, fresh), (players, under_way))
-        num_losses = further + 2 * self.num_batches * used
-        return players, state, StepInfo(losses, gradients, num_losses, state.verdict.decision)
+        num_losses = made.num_losses + 2 * self.num_batches * used
+        info = StepInfo(losses, made.num_gradients, num_losses, state.verdict.decision, made.num_resolvents)
+        return players, state, info
 
     def _validate(
         self, problem: AbstractProblem, candidates: tuple[Candidate, Candidate], gathered: Sample, limit: Int[Array, ""]

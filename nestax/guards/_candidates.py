@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, OptimizerStep
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, OptimizerStep, StepInfo
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import RESULTS, all_finite, rollout, select
 from ..optimizers import as_gradient_optimizer, as_optimizer
@@ -116,12 +116,13 @@ class Pair(eqx.Module):
         samples: Sample,
         num_steps: int,
         use_learned: Bool[Array, ""],
-    ) -> tuple[tuple[Candidate, Candidate], Float[Array, "1"], tuple[Int[Array, ""], Int[Array, ""]]]:
+    ) -> tuple[tuple[Candidate, Candidate], StepInfo]:
         """Advances both by `num_steps` updates on the same samples. Neither waits for the other.
 
         `use_learned` is the last decision: it says which of them starts at the accepted players (if not both do).
 
-        **Returns** the candidates, the losses at the accepted players before the first update, the evaluations made.
+        **Returns** the candidates, and the losses at the accepted players before the first update with all that was
+        evaluated.
         """
         advanced, infos = [], []
         for optimizer, candidate in zip(self.runners(), candidates):
@@ -137,10 +138,12 @@ class Pair(eqx.Module):
             advanced.append(Candidate(*out.carry, finite))
             infos.append(out.info)
         learned, fallback = infos
-        gradients = learned.num_gradients.sum() + fallback.num_gradients.sum()
-        losses = learned.num_losses.sum() + fallback.num_losses.sum()
         at_start = jnp.where(use_learned, learned.losses[0], fallback.losses[0])
-        return (advanced[0], advanced[1]), at_start, (gradients, losses)
+        made = [
+            getattr(learned, name).sum() + getattr(fallback, name).sum()
+            for name in ("num_gradients", "num_losses", "num_resolvents")
+        ]
+        return (advanced[0], advanced[1]), StepInfo(at_start, made[0], made[1], num_resolvents=made[2])
 
     def states(
         self,

@@ -130,9 +130,7 @@ class LossGuard(AbstractOptimizer):
         training = jax.tree.map(lambda x: x[:split], samples)
         validation = jax.tree.map(lambda x: x[split:], samples)
         candidates = self.pair.start(players, (state.learned, state.fallback), state.own)
-        candidates, losses, (gradients, further) = self.pair.advance(
-            problem, candidates, training, self.num_steps, state.use_learned
-        )
+        candidates, made = self.pair.advance(problem, candidates, training, self.num_steps, state.use_learned)
         learned, fallback = candidates
         values = validation_losses(problem, learned.players, fallback.players, validation, self.num_batches)
         verdict = judge(Moments.of(values), jnp.stack([learned.finite, fallback.finite]), self.num_steps)
@@ -140,7 +138,9 @@ class LossGuard(AbstractOptimizer):
         accepted = accepted_players(verdict, candidates)
         own, watch = self.pair.own_runs(accepted, candidates), state.watch.after(verdict, self.pair.on_accept == "own")
         state = LossGuardState(*states, state.initial, watch, own, verdict.use_learned)
-        return accepted, state, StepInfo(losses, gradients, further + 2 * self.num_batches, verdict.decision)
+        num_losses = made.num_losses + 2 * self.num_batches
+        info = StepInfo(made.losses, made.num_gradients, num_losses, verdict.decision, made.num_resolvents)
+        return accepted, state, info
 
     def diagnose(self, state: LossGuardState) -> tuple[str, ...]:
         return state.watch.messages()

@@ -52,7 +52,7 @@ class ResNet(AbstractArchitecture):
     >>> network = problems.ResNet(blocks=(1, 1), widths=(4, 8))
     >>> params = jax.eval_shape(lambda key: network.init(key, (8, 8, 3), 10), jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
-    1434
+    1454
 
     ```
     """

@@ -37,10 +37,10 @@ class UNet(eqx.Module):
     >>> import jax, jax.numpy as jnp
     >>> from nestax import problems
     >>> network = problems.UNet()
-    >>> params = network.init(jax.random.key(0))
+    >>> params = jax.eval_shape(network.init, jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     6659
-    >>> network(params, jnp.zeros((1, 8, 8, 4))).shape
+    >>> jax.eval_shape(network, params, jnp.zeros((1, 8, 8, 4))).shape
     (1, 8, 8, 3)
 
     ```

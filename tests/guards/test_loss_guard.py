@@ -380,3 +380,11 @@ def test_a_guard_under_vmap_is_a_loop(key):
         single = run(keys[i])
         assert_close(entry(batch.players, i), single.players, rtol=1e-12)
         assert_close(entry(batch.info, i), single.info, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
+def test_resolvents_are_counted(make, key):
+    guard = make(optax.adam(0.1), nx.optimizers.Halpern(1.0, resolvent=nx.optimizers.FixedPointResolvent(3)), 2, 2)
+    info = nx.solve(nx.problems.Quadratic(jnp.array([0.1, 0.2])), guard, num_steps=4, key=key).info
+    assert info.num_resolvents.tolist() == [2, 2]
+    assert info.num_gradients.tolist() == [2 + 2 * 3] * 2

@@ -22,6 +22,7 @@ class Protocol:
     num_instances: int = 100  # test instances per range, as published
     num_starts: int = 5  # initial points per instance, as in the released code: 500 runs
     num_steps: int = 1_000  # steps per test run, as published
+    test_seed: int = 1  # draws the test instances and starts; set 0 was looked at while the recipe was made
     seeds: int = 8  # trainings of the default recipe, on range 7 in random units
     restarts: int = 2  # trainings per seed, of which the one with the best validation score is kept
     epochs: int = 60  # of the default recipe
@@ -42,7 +43,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
     rows: dict[str, dict[str, Any]] = {}
     for rate in protocol.swap:
         rows[f"swap rule {rate:g}, no learning"] = {
-            str(number): _test(SwappedGradient(rate), number, protocol, seed) for number in protocol.ranges
+            str(number): _test(SwappedGradient(rate), number, protocol) for number in protocol.ranges
         }
     rows |= _default(protocol, seed, folder, progress)
     rows |= _release(protocol, seed, folder, progress)
@@ -56,13 +57,13 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
 TITLE = "SR1/SR2 in percent on the seven ranges of Seesaw"
 
 
-def _test(optimizer, number: int, protocol: Protocol, seed: int) -> dict[str, Any]:
-    runs = test_runs(optimizer, number, protocol.num_instances, protocol.num_starts, protocol.num_steps, seed)
-    return rates(runs)
+def _test(optimizer, number: int, protocol: Protocol) -> dict[str, Any]:
+    size = (protocol.num_instances, protocol.num_starts, protocol.num_steps)
+    return rates(test_runs(optimizer, number, *size, protocol.test_seed))
 
 
-def _tested(optimizer, protocol: Protocol, numbers, seed: int) -> dict[str, Any]:
-    return {str(number): _test(optimizer, number, protocol, seed) for number in numbers}
+def _tested(optimizer, protocol: Protocol, numbers) -> dict[str, Any]:
+    return {str(number): _test(optimizer, number, protocol) for number in numbers}
 
 
 def _default(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _default(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
             best = trainings[int(np.argmin(scores))].optimizer
             learned.save(folder / f"twin-{s}.safetensors", best)
             seconds = sum(r["seconds"] for t in trainings for r in t.history)
-            return {**_tested(best, protocol, protocol.ranges, seed), "scores": scores, "seconds": round(seconds, 1)}
+            return {**_tested(best, protocol, protocol.ranges), "scores": scores, "seconds": round(seconds, 1)}
 
         rows[f"default, trained on range {protocol.train_range}, seed {s}"] = cached(
             folder / f"twin-{s}.json", as_json(protocol), one
@@ -112,7 +113,7 @@ def _release(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
                     run_settings = {**settings, "validation": validation, "curriculum": how}
                     where = folder / f"release-{label}-{number}-{s}"
                     trained = train_twin("release", tasks, s, run_settings, where, progress)
-                    return _test(trained.optimizer, number, protocol, seed)
+                    return _test(trained.optimizer, number, protocol)
 
                 path = folder / f"release-{label}-{number}-{s}.json"
                 row[str(number)] = cached(path, as_json(protocol), one)
@@ -132,7 +133,7 @@ def _paper(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[
             where = folder / f"paper-{number}"
             run_settings = {**settings, "validation": validation}
             trained = train_twin("paper", tasks, seed, run_settings, where, progress)
-            return _test(trained.optimizer, number, protocol, seed)
+            return _test(trained.optimizer, number, protocol)
 
         row[str(number)] = cached(folder / f"paper-{number}.json", as_json(protocol), one)
     return {"the paper's text, literally": row} if row else {}
@@ -281,11 +282,12 @@ RECIPE = Recipe(
     run=run,
     claims=CLAIMS,
     notes=(
-        "Test instances are drawn from the ranges, not the released files; they are the same for all rows and were "
-        "used for nothing else. The default recipe sees range 7 in random units only, and is selected by runs on fresh "
-        "problems of that distribution. A seed stands for two trainings, of which the one with the better validation "
-        "score is kept: with one, 7 of 8 seeds had every cell at 99.2 or above and one fell to 93.6, and its "
-        "validation score was the worst of the eight.\n\n"
+        "Test instances are drawn from the ranges, not the released files, and are the same for all rows. The default "
+        "recipe sees range 7 in random units only, and is selected by runs on fresh problems of that distribution. A "
+        "seed stands for two trainings, of which the one with the better validation score is kept. That was decided "
+        "after a look at test results, on another set of test instances: with one training, 7 of 8 seeds had every "
+        "cell at 99.2 or above there and one fell to 93.6, whose validation score was the worst of the eight as well. "
+        "The table is from a second set, which was used for nothing else.\n\n"
         "Rows of the released variant train on reward (4) with each player penalised through its own variable, and "
         "keep the best validation by the released rule (sum of squared distances). Reward (4) is unbounded below, so "
         "these are results of early stopping. At laptop scale they have half of the released epochs, and a curriculum "
