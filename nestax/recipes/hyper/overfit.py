@@ -282,10 +282,10 @@ RECIPE = Recipe(
             (
                 Run("mnist", "linear", 2_000, 2),
                 Run("mnist", "mlp", 1_000, 2),
-                Run("mnist", "lenet", 500, every=100),
+                Run("mnist", "lenet", 1_000, every=100),
                 Run("cifar10", "linear", 2_000, 2),
-                Run("cifar10", "lenet", 300, every=100),
-                Run("cifar10", "mlp", 120, every=20),
+                Run("cifar10", "lenet", 1_000, every=100),
+                Run("cifar10", "mlp", 300, every=20),
                 Run("cifar10", "alexnet", 10, num_test=500, every=5),
                 Run("mnist", "alexnet", 16, 1, 1e-4, 500, 4, -9.0),
                 Run("cifar10", "resnet44", 8, num_test=200, every=2),
