@@ -1,6 +1,8 @@
 """Strict settings for every test: float64, no silent promotion, types and shapes checked at run time."""
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -14,6 +16,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # No compilation cache on disk: a test must see the code that it compiles, and a stale entry would hide a retrace.
 
 jaxtyping.install_import_hook("nestax", "beartype.beartype")  # before anything imports nestax
+
+
+MANY_MAPS = 15_000  # of the 65,530 memory maps that Linux allows a process, of which every compiled program takes some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Without this, a worker that has run a thousand tests dies in the compiler."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

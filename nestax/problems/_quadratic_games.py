@@ -8,7 +8,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from .._problem import AbstractResolvent, check_step_size
 from ._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
-from ._saddle import AbstractSaddleProblem, Point, uniform_start
+from ._saddle import AbstractSaddleProblem, Interval, Point, uniform_start
 
 Vectors = tuple[Float[Array, "rows"], Float[Array, "columns"]]
 
@@ -85,7 +85,7 @@ class BilinearGame(AbstractSaddleProblem):
         *,
         rows: int = 5,
         columns: int = 5,
-        entries: tuple[ArrayLike, ArrayLike] = (-1.0, 1.0),
+        entries: Interval = (-1.0, 1.0),
         density: ArrayLike = 0.5,
         start_bound: ArrayLike | None = 0.5,
     ) -> "BilinearGame":

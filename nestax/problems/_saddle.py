@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._problem import AbstractDeterministicProblem, AbstractMinimax, AbstractResolvent, check_step_size
 from ._arrays import as_float_array, check_finite, is_concrete
 
+Interval = tuple[ArrayLike, ArrayLike] | Float[Array, "2"]
+"""Both ends, as a pair or as an array, which many intervals can share a compilation by."""
+
 Point = tuple[Float[Array, ""], Float[Array, ""]]
 
 
@@ -58,7 +61,7 @@ def as_scalar_parameter(x: ArrayLike, name: str, nonnegative: bool = False) -> F
     return x
 
 
-def uniform_between(key: PRNGKeyArray, interval: tuple[ArrayLike, ArrayLike]) -> Float[Array, ""]:
+def uniform_between(key: PRNGKeyArray, interval: Interval) -> Float[Array, ""]:
     """A number drawn uniformly from an interval, in the default dtype."""
     low, high = (as_float_array(x) for x in interval)
     return jax.random.uniform(key, (), low.dtype, low, high)
@@ -120,8 +123,8 @@ class Saddle(AbstractSaddleProblem):
         cls,
         key: PRNGKeyArray,
         *,
-        a: tuple[ArrayLike, ArrayLike] = (0.9, 1.0),
-        b: tuple[ArrayLike, ArrayLike] = (0.9, 1.0),
+        a: Interval = (0.9, 1.0),
+        b: Interval = (0.9, 1.0),
         start_bound: ArrayLike = 0.5,
     ) -> "Saddle":
         """A game with `a` and `b` drawn uniformly from intervals. Defaults as published."""
@@ -182,8 +185,8 @@ class RotatedSaddle(AbstractSaddleProblem):
         cls,
         key: PRNGKeyArray,
         *,
-        a: tuple[ArrayLike, ArrayLike] = (0.9, 1.0),
-        b: tuple[ArrayLike, ArrayLike] = (0.9, 1.0),
+        a: Interval = (0.9, 1.0),
+        b: Interval = (0.9, 1.0),
         start_bound: ArrayLike = 0.5,
     ) -> "RotatedSaddle":
         """A game with `a` and `b` drawn uniformly from intervals. Defaults as published."""
@@ -259,8 +262,8 @@ class Seesaw(AbstractSaddleProblem):
         cls,
         key: PRNGKeyArray,
         *,
-        a: tuple[ArrayLike, ArrayLike] = (0.0, 5.0),
-        b: tuple[ArrayLike, ArrayLike] = (0.0, 2.0),
+        a: Interval = (0.0, 5.0),
+        b: Interval = (0.0, 2.0),
         start_bound: ArrayLike = 0.5,
     ) -> "Seesaw":
         """A game with `a` and `b` drawn uniformly from intervals. Default: the widest, number 7 of `SEESAW_RANGES`."""

@@ -13,7 +13,7 @@ from ... import learned, meta, problems
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GameRuns, run_games, success_rates
 
-PAPER: dict[str, tuple[tuple[float, float], ...]] = {
+PAPER: dict[str, tuple[tuple[float | int, float | int], ...]] = {
     "paper, Twin": ((100, 100), (96.6, 89.6), (0, 17.4), (0, 16.0), (97.8, 96.2), (11.6, 31.4), (22.8, 71.6)),
     "paper, Enhanced": ((100, 100), (96.6, 96.0), (64.8, 87.8), (82.8, 91.2), (98.0, 97.4), (85.0, 86.2), (62.6, 53.8)),
 }
@@ -75,7 +75,7 @@ def fixed_instances(number: int, num: int, seed: int) -> meta.Instances:
     return meta.Instances.draw(seesaw(number), num, jax.random.fold_in(jax.random.key(seed), 2_000 + number))
 
 
-def cell(values: Mapping[str, float] | tuple[float, float]) -> str:
+def cell(values: Mapping[str, Any] | tuple[float | int, float | int]) -> str:
     """`SR1/SR2`, as printed."""
     first, second = (values["sr1"], values["sr2"]) if isinstance(values, Mapping) else values
     return f"{first:g}/{second:g}"
