@@ -22,7 +22,7 @@ class Drawn(AbstractTasks):
 
     ```python
     >>> import jax, nestax as nx
-    >>> tasks = nx.meta.Drawn(nx.problems.random_quadratic, dim=3)
+    >>> tasks = nx.meta.Drawn(nx.problems.random_quadratic, dim=3, condition_number=10.0)
     >>> problem = tasks(jax.random.key(0))
 
     ```
@@ -54,7 +54,8 @@ class Instances(AbstractTasks):
 
     ```python
     >>> import jax, nestax as nx
-    >>> tasks = nx.meta.Instances.draw(nx.meta.Drawn(nx.problems.random_quadratic, dim=3), 8, jax.random.key(0))
+    >>> quadratics = nx.meta.Drawn(nx.problems.random_quadratic, dim=3, condition_number=10.0)
+    >>> tasks = nx.meta.Instances.draw(quadratics, 8, jax.random.key(0))
     >>> tasks.num
     8
 
