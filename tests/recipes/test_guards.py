@@ -99,7 +99,17 @@ def test_never_worse_allows_two_standard_errors(ours, error, good):
         }
     }
     out = _claims.never_worse(rows)["lgl2o"]
-    assert out == {"share": 1.0 if good else 0.0, "points": 2, "rows": {"x": 1.0 if good else 0.0}}
+    assert out.pop("over_seeds") == float(ours == -3.0)  # the seeds are alike, so their means have no error
+    assert out == {"share": float(good), "points": 2, "rows": {"x": float(good)}}
+
+
+@pytest.mark.parametrize(("spread", "good"), [(0.01, 0.0), (0.2, 1.0)])
+def test_means_over_seeds_allow_two_standard_errors_over_seeds(spread, good):
+    """Means of ln loss of -2.9 and -3 with standard errors of `spread`, both."""
+    losses = {name: np.exp([mean - spread, mean + spread]).tolist() for name, mean in (("lgl2o", -2.9), ("sgdnm", -3))}
+    losses["l2o"] = [1.0, 1.0]
+    rows = {"x": {name: method({"100": {"loss": loss, "error": [0.0, 0.0]}}) for name, loss in losses.items()}}
+    assert _claims.never_worse(rows)["lgl2o"]["over_seeds"] == good
 
 
 def test_marks_and_windows():
