@@ -147,7 +147,7 @@ def jax_items(hidden, num):
 def torch_items(hidden, num, threads):
     """The same two jobs in PyTorch; empty where it is not installed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  (extra `bench`)
     except ImportError:
         return {}
     import jax
