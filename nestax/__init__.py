@@ -39,6 +39,7 @@ from ._rollout import (
     EveryStep as EveryStep,
     KeepAll as KeepAll,
     NumericalError as NumericalError,
+    Record as Record,
     Rollout as Rollout,
     Segments as Segments,
     rollout as rollout,

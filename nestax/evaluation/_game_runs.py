@@ -10,22 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractOptimizer, OptimizerStep, StepInfo
-from .._problem import AbstractProblem, Players, Sample, joint_gradient
-from .._rollout import AbstractStep, rollout
+from .._problem import AbstractProblem, Players, joint_gradient
+from .._rollout import Record, rollout
 from .._solve import stack_samples, start
-
-
-class TrajectoryStep(AbstractStep):
-    """An optimizer's step that also tells the players that it led to."""
-
-    step: OptimizerStep
-
-    def __call__(self, carry: Any, x: Sample) -> tuple[Any, tuple[Players, StepInfo]]:
-        carry, info = self.step(carry, x)
-        return carry, (self.step.iterate(carry), info)
-
-    def iterate(self, carry: Any) -> Players:
-        return self.step.iterate(carry)
 
 
 def trajectory(
@@ -37,8 +24,8 @@ def trajectory(
     """
     players, state, sample_key = start(problem, optimizer, None, None, key)
     xs = stack_samples(problem, sample_key, num_steps, optimizer.samples_per_step)
-    step = TrajectoryStep(OptimizerStep(problem, optimizer))
-    after, info = rollout(step, (players, state), xs, num_steps=num_steps, throw=False).info
+    step = Record(OptimizerStep(problem, optimizer))
+    info, after = rollout(step, (players, state), xs, num_steps=num_steps, throw=False).info
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), players, after), info
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,9 @@ from .._problem import AbstractProblem, Sample, evaluate_losses, joint_gradient
 from .._rollout import AbstractCheckpoint, AbstractStep, EveryStep, rollout
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ..learned._network import weighted_outputs_gradient
+from ._curriculum import Ranking
 from ._losses import AbstractMetaLoss
+from ._tasks import Batch
 from ._unroll import AbstractMetaObjective, Carry, Unroll, record
 
 
@@ -25,13 +28,17 @@ class MetaGradient(eqx.Module):
     - `carry`: players and optimizer state after the unroll, to go on from.
     - `losses`: the losses before each step and after the last; of several players those of the first.
     - `unroll`: what was unrolled, where the meta-objective looked at more than losses.
+    - `ranking`: of a batch, the curriculum's ranking with these unrolls, where there is a curriculum.
+
+    Of a batch, all but gradient and ranking have a leading axis of tasks.
     """
 
-    value: Float[Array, ""]
+    value: Float[Array, "*tasks"]
     gradient: PyTree
     carry: Carry
-    losses: Float[Array, "length"]
+    losses: Float[Array, "*tasks length"]
     unroll: Unroll | None = None
+    ranking: Ranking | None = None
 
 
 class AbstractGradientEstimator(eqx.Module):
@@ -53,6 +60,28 @@ class AbstractGradientEstimator(eqx.Module):
         The leaves of `samples` have leading axes `(num_steps + 1, samples_per_step)`: the last entry is for the loss
         after the last step.
         """
+
+    def mean(
+        self,
+        optimizer: AbstractLearnedOptimizer,
+        batch: Batch,
+        num_steps: int,
+        meta_loss: AbstractMetaLoss | AbstractMetaObjective,
+        ranking: Ranking | None = None,
+    ) -> MetaGradient:
+        """The estimate for a batch: the gradient of the mean of its meta-losses, of which those that do not count in
+        `ranking` are zero. By default every task's own estimate is made, and then the mean.
+
+        **Raises** `ValueError` for a ranking where unrolls are not kept.
+        """
+        if ranking is not None:
+            raise ValueError(f"A curriculum needs the estimator `TruncatedBackprop`, got {type(self).__name__}.")
+
+        def one(problem, carry, samples, key):
+            return self(optimizer, problem, carry, samples, num_steps, meta_loss, key)
+
+        out = batch.map(one, num_steps, optimizer.samples_per_step)
+        return eqx.tree_at(lambda o: o.gradient, out, jax.tree.map(lambda x: x.mean(axis=0), out.gradient))
 
 
 def _split_last(samples: Sample) -> tuple[Sample, Sample]:
@@ -80,32 +109,48 @@ class TruncatedBackprop(AbstractGradientEstimator):
     def __call__(self, optimizer, problem, carry, samples, num_steps, meta_loss, key):
         del key
         weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
-        before, after = _split_last(samples)
 
-        if isinstance(meta_loss, AbstractMetaObjective):
-            return self._of_unroll(optimizer, problem, carry, samples, num_steps, meta_loss)
+        def value_of(weights):
+            return self._unroll(eqx.combine(weights, rest), problem, carry, samples, num_steps, meta_loss)
 
-        def of_losses(weights):
-            step = OptimizerStep(problem, eqx.combine(weights, rest))
-            out = rollout(step, carry, before, num_steps=num_steps, checkpoint=self.checkpoint, throw=False)
-            final = jnp.stack(evaluate_losses(problem, out.carry[0], after))
-            losses = _single_player(jnp.concatenate([out.info.losses, final[None]]))
-            return meta_loss(losses), (out.carry, losses)
+        (value, aux), gradient = eqx.filter_value_and_grad(value_of, has_aux=True)(weights)
+        end, losses, unroll = jax.lax.stop_gradient(aux)
+        return MetaGradient(value, gradient, end, losses, unroll)
 
-        (value, (carry, losses)), gradient = eqx.filter_value_and_grad(of_losses, has_aux=True)(weights)
-        return MetaGradient(value, gradient, jax.lax.stop_gradient(carry), losses)
-
-    def _of_unroll(self, optimizer, problem, carry, samples, num_steps, objective: AbstractMetaObjective):
+    def mean(self, optimizer, batch, num_steps, meta_loss, ranking=None):
+        """One gradient of the mean, not one per task: those would cost more than all else in memory traffic."""
         weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
 
         def value_of(weights):
             trained = eqx.combine(weights, rest)
-            unroll, end = record(trained, problem, carry, samples, num_steps, self.checkpoint)
-            return objective(unroll), (end, unroll)
 
-        (value, aux), gradient = eqx.filter_value_and_grad(value_of, has_aux=True)(weights)
-        end, unroll = jax.lax.stop_gradient(aux)
-        return MetaGradient(value, gradient, end, unroll.losses[:, 0], unroll)
+            def one(problem, carry, samples, key):
+                del key
+                value, (end, losses, unroll) = self._unroll(trained, problem, carry, samples, num_steps, meta_loss)
+                return value, end, losses, None if ranking is None else ranking.grade(unroll)
+
+            values, ends, losses, grades = batch.map(one, num_steps, trained.samples_per_step)
+            if ranking is None:
+                return values.mean(), (values, ends, losses, None)
+            after = ranking.after(jax.lax.stop_gradient(grades))
+            values = jnp.where(after.counts(), values, jnp.zeros_like(values))
+            return values.mean(), (values, ends, losses, after)
+
+        (_, aux), gradient = eqx.filter_value_and_grad(value_of, has_aux=True)(weights)
+        values, ends, losses, ranking = jax.lax.stop_gradient(aux)
+        return MetaGradient(values, gradient, ends, losses, ranking=ranking)
+
+    def _unroll(self, optimizer, problem, carry, samples, num_steps, meta_loss) -> tuple[Any, tuple[Carry, Any, Any]]:
+        """The meta-loss, and beside it: the end, the losses on the way, and the unroll for a meta-objective."""
+        if isinstance(meta_loss, AbstractMetaObjective):
+            unroll, end = record(optimizer, problem, carry, samples, num_steps, self.checkpoint)
+            return meta_loss(unroll), (end, unroll.losses[:, 0], unroll)
+        before, after = _split_last(samples)
+        step = OptimizerStep(problem, optimizer)
+        out = rollout(step, carry, before, num_steps=num_steps, checkpoint=self.checkpoint, throw=False)
+        final = jnp.stack(evaluate_losses(problem, out.carry[0], after))
+        losses = _single_player(jnp.concatenate([out.info.losses, final[None]]))
+        return meta_loss(losses), (out.carry, losses, None)
 
 
 class _RecordGradient(AbstractStep):

@@ -12,18 +12,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import learned
-from .._optimizer import OptimizerStep
-from .._problem import AbstractProblem, check_players
+from .._problem import AbstractProblem
 from .._progress import progress_bar
-from .._rollout import all_finite, rollout, select
 from .._run import RunFolder, describe
-from .._solve import stack_samples
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ._curriculum import InstanceCurriculum
 from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
@@ -31,9 +25,11 @@ from ._losses import AbstractMetaLoss, Sum
 from ._report import write_report
 from ._scores import AbstractScore
 from ._tasks import AbstractTasks, Fixed
-from ._unroll import AbstractMetaObjective, record
+from ._trainer import Meta, Trainer
+from ._unroll import AbstractMetaObjective
 
 _COUNTERS = ("epoch", "skipped", "best_loss", "best_epoch")
+_CALL_SECONDS = 0.5  # a compiled call takes no longer than about this: what Ctrl-C has to wait for
 
 
 class Validation(eqx.Module):
@@ -83,13 +79,6 @@ class MetaTraining:
     num_skipped: int
 
 
-class _Meta(eqx.Module):
-    """What training changes: the meta-parameters and the meta-optimizer's state."""
-
-    weights: PyTree
-    state: PyTree
-
-
 def train(
     optimizer: AbstractLearnedOptimizer,
     tasks: AbstractProblem | AbstractTasks,
@@ -115,7 +104,8 @@ def train(
     An epoch is one optimization of `horizon` steps on `num_tasks` fresh problems at once, cut into truncations of
     `unroll` steps. Each truncation gives one meta-gradient (the mean over the problems) and one update of the
     meta-parameters; players and optimizer state are carried on, with gradients stopped (Andrychowicz et al., 2016; Chen
-    et al., 2020, section 3). One truncation is one compiled call, the same for every horizon.
+    et al., 2020, section 3). An epoch is one compiled loop, the same for every horizon
+    (or several, so that none takes much longer than half a second).
 
     **Arguments:**
 
@@ -178,7 +168,7 @@ def train(
     if num_tasks < 1:
         raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
     meta_optimizer = optax.adam(1e-3) if meta_optimizer is None else meta_optimizer
-    trainer = _Trainer(tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer, curriculum)
+    trainer = Trainer(optimizer, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum)
     settings = {
         "seed": seed,
         "schedule": [list(stage) for stage in schedule],
@@ -187,7 +177,7 @@ def train(
         "meta_loss": describe(meta_loss),
         "estimator": describe(estimator),
         "validation": None if validation is None else _describe(validation),
-        **({} if curriculum is None else {"curriculum": describe(curriculum)}),
+        "curriculum": None if curriculum is None else describe(curriculum),
         "optimizer": {"class": type(optimizer).__name__, **optimizer.config()},
         **(config or {}),
     }
@@ -198,13 +188,12 @@ def train(
 
 
 def _describe(validation: Validation) -> dict[str, Any]:
-    """Without what is not used: as in the folders of runs from before these fields were there. Of the tasks, which may
-    be many stacked problems, a fingerprint of their numbers."""
+    """Of the tasks, which may be many stacked problems, a fingerprint of their numbers."""
     out = describe(dataclasses.replace(validation, tasks=None))
     if validation.tasks is not None:
         text = json.dumps(describe(validation.tasks), sort_keys=True)
         out["tasks"] = f"{type(validation.tasks).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return {k: v for k, v in out.items() if k not in ("score", "tasks") or v is not None}
+    return out
 
 
 def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:
@@ -221,173 +210,10 @@ def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[t
     return tuple((int(h), int(e)) for h, e in schedule)
 
 
-class _Trainer:
-    """The compiled pieces of a training: nothing in here changes during a run."""
-
-    def __init__(self, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, optimizer, curriculum):
-        self.unroll = unroll
-        self.curriculum = curriculum
-        self.num_tasks = num_tasks
-        weights, self.rest = eqx.partition(optimizer, optimizer.meta_parameters())
-        if not jax.tree.leaves(weights):
-            raise ValueError(f"{type(optimizer).__name__} has no meta-parameters to train.")
-        self.initial = _Meta(weights, meta_optimizer.init(weights))
-        self._start = eqx.filter_jit(_start)
-        self._update = eqx.filter_jit(_update)
-        self._validate = eqx.filter_jit(_validate)
-        self._grade = eqx.filter_jit(_grade)
-        self._fixed = (self.rest, tasks)
-        self._how = (estimator, meta_loss, meta_optimizer, unroll, curriculum)
-
-    def optimizer(self, meta: _Meta) -> AbstractLearnedOptimizer:
-        return eqx.combine(meta.weights, self.rest)
-
-    def start(self, meta: _Meta, key: PRNGKeyArray, horizon: int):
-        """The carry at the start of an epoch: what was chosen, players and states, and grades where they count."""
-        keys = jax.random.split(key, self.num_tasks)
-        chosen, players_and_state = self._start(meta.weights, *self._fixed, keys, jnp.asarray(horizon))
-        if self.curriculum is None:
-            return chosen, players_and_state, None
-        if self.curriculum.ranked == "update":
-            return chosen, players_and_state, jnp.zeros(self.num_tasks)
-        args = (meta.weights, *self._fixed, self.curriculum, jax.random.fold_in(key, horizon), horizon)
-        return chosen, players_and_state, self._grade(chosen, players_and_state, *args)
-
-    def update(self, meta: _Meta, carry, key: PRNGKeyArray, epoch: int, horizon: int):
-        share = None if self.curriculum is None else jnp.asarray(self.curriculum.share(epoch), float)
-        return self._update(meta, carry, key, jnp.asarray(horizon), share, *self._fixed, *self._how)
-
-    def validate(self, meta: _Meta, validation: Validation, horizon: int, key: PRNGKeyArray) -> float:
-        horizon = validation.horizon or horizon
-        keys = jax.random.split(key, validation.num_runs)
-        rest, tasks = self._fixed
-        tasks = tasks if validation.tasks is None else validation.tasks
-        window = min(validation.window, horizon)
-        return float(self._validate(meta.weights, rest, tasks, validation.score, keys, horizon, window))
-
-
-def _map_tasks(function: Callable, *args: PyTree) -> PyTree:
-    """`vmap` over the leading axis; for a single task without the batch axis, for which kernels are slower."""
-    if jax.tree.leaves(args)[0].shape[0] > 1:
-        return jax.vmap(function)(*args)
-    single = function(*jax.tree.map(lambda x: x[0], args))
-    return jax.tree.map(lambda x: x[None], single)
-
-
-def _start(weights, rest, tasks, keys, horizon):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-    keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-    chosen = tasks.select(keys[:, 0])
-
-    def one(choice, keys):
-        problem = tasks.get(choice)
-        players = check_players(problem.init(keys[1]))
-        return players, optimizer.init(problem, players, keys[2])
-
-    return chosen, _map_tasks(one, chosen, keys)
-
-
-def _update(meta, carry, key, horizon, share, rest, tasks, estimator, meta_loss, meta_optimizer, unroll, curriculum):
-    chosen, players_and_state, grades = carry
-    args = (chosen, players_and_state, jax.random.split(key, jax.tree.leaves(chosen)[0].shape[0]))
-
-    def count(new_grades):
-        """Grades up to now, and which tasks count."""
-        total = grades if curriculum.ranked == "epoch" else grades + new_grades.astype(grades.dtype)
-        return total, curriculum.select(total, share)
-
-    def mean(weights):
-        """The mean meta-loss over the tasks. Its gradient is taken once, not task by task: a gradient of the weights
-        per task would cost more than all else in memory traffic."""
-        optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-
-        def one(choice, carry, key):
-            problem = tasks.get(choice)
-            samples = stack_samples(problem, jax.random.split(key)[0], unroll + 1, optimizer.samples_per_step)
-            out, end = record(optimizer, problem, carry, samples, unroll, estimator.checkpoint)
-            return meta_loss(out), end, out.losses[:, 0], None if curriculum is None else curriculum.grade(out)
-
-        values, ends, losses, new_grades = _map_tasks(one, *args)
-        total = grades
-        if curriculum is not None:
-            total, counts = count(jax.lax.stop_gradient(new_grades))
-            values = _only(counts, values)
-        return values.mean(), (values, ends, losses, total)
-
-    def one_gradient(choice, carry, key):
-        optimizer = eqx.combine(meta.weights, rest).for_horizon(horizon)
-        problem = tasks.get(choice)
-        sample_key, estimator_key = jax.random.split(key)
-        samples = stack_samples(problem, sample_key, unroll + 1, optimizer.samples_per_step)
-        return estimator(optimizer, problem, carry, samples, unroll, meta_loss, estimator_key)
-
-    if isinstance(meta_loss, AbstractMetaObjective):
-        (_, (value, ends, losses, grades)), gradient = eqx.filter_value_and_grad(mean, has_aux=True)(meta.weights)
-    else:
-        out = _map_tasks(one_gradient, *args)
-        gradient, value, ends, losses = out.gradient, out.value, out.carry, out.losses
-        gradient = jax.tree.map(lambda x: x.mean(axis=0), gradient)
-    healthy = all_finite(gradient) & all_finite(value)
-    with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
-        updates, state = meta_optimizer.update(gradient, meta.state, meta.weights)
-    new = _Meta(eqx.apply_updates(meta.weights, updates), state)
-    return (
-        select(healthy, new, meta),
-        (chosen, ends, grades),
-        _Report(value.mean(), losses.mean(axis=0), ~healthy),
-    )
-
-
-def _only(counts: Bool[Array, "tasks"], x: Float[Array, "tasks"]) -> Float[Array, "tasks"]:
-    """`x` where its task counts, else zero."""
-    return jnp.where(counts, x, jnp.zeros_like(x))
-
-
-def _grade(chosen, players_and_state, weights, rest, tasks, curriculum, key, horizon):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-
-    def one(choice, carry, key):
-        problem = tasks.get(choice)
-        samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
-        return curriculum.grade(record(optimizer, problem, carry, samples, horizon)[0])
-
-    num = jax.tree.leaves(chosen)[0].shape[0]
-    return _map_tasks(one, chosen, players_and_state, jax.random.split(key, num)).astype(float)
-
-
-class _Report(eqx.Module):
-    meta_loss: Float[Array, ""]
-    losses: Float[Array, "length"]
-    skipped: Bool[Array, ""]
-
-
-def _validate(weights, rest, tasks, score, keys, horizon, window):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-
-    def start(key, num_samples):
-        task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
-        problem = tasks(task_key)
-        players = problem.init(init_key)
-        xs = stack_samples(problem, sample_key, num_samples, optimizer.samples_per_step)
-        return problem, (players, optimizer.init(problem, players, state_key)), xs
-
-    def last_losses(key):
-        problem, carry, xs = start(key, horizon)
-        out = rollout(OptimizerStep(problem, optimizer), carry, xs, num_steps=horizon, throw=False)
-        return out.info.losses[-window:, 0].mean()
-
-    def kept(key):
-        problem, carry, xs = start(key, horizon + 1)
-        return score.keep(record(optimizer, problem, carry, xs, horizon)[0])
-
-    total = jax.vmap(last_losses)(keys).mean() if score is None else score.total(jax.vmap(kept)(keys))
-    return jnp.where(jnp.isfinite(total), total, jnp.inf)
-
-
 class _Session:
     """One training from its first or its resumed epoch to its end."""
 
-    def __init__(self, trainer: _Trainer, schedule, validation, key, checkpoint_seconds):
+    def __init__(self, trainer: Trainer, schedule, validation, key, checkpoint_seconds):
         self.trainer = trainer
         self.horizons = [horizon for horizon, epochs in schedule for _ in range(epochs)]
         self.validation = validation
@@ -400,6 +226,7 @@ class _Session:
         self.best = trainer.initial.weights
         self.counters: dict[str, Any] = dict(zip(_COUNTERS, (0, 0, None, None)))
         self.saved_at = time.monotonic()
+        self.stride = 1  # truncations per compiled call
 
     def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool) -> None:
         self.folder, self.settings = folder, settings
@@ -423,7 +250,7 @@ class _Session:
             self._save()
         last = self.trainer.optimizer(self.meta)
         keep_best = self.counters["best_loss"] is not None
-        optimizer = self.trainer.optimizer(_Meta(self.best, None)) if keep_best else last
+        optimizer = self.trainer.optimizer(Meta(self.best, None)) if keep_best else last
         if self.folder is not None and self.counters["epoch"] == len(self.horizons):
             learned.save(self.folder.path / "optimizer.safetensors", optimizer)
             write_report(self.folder.path, self.settings, self.history, self.counters["skipped"])
@@ -433,16 +260,20 @@ class _Session:
         started = time.monotonic()
         key = jax.random.fold_in(self.epoch_key, epoch)
         meta, horizon = self.meta, self.horizons[epoch]
-        carry, reports = self.trainer.start(meta, key, horizon), []
-        for index in range(horizon // self.trainer.unroll):
-            meta, carry, report = self.trainer.update(meta, carry, jax.random.fold_in(key, index), epoch, horizon)
-            reports.append(report)
-        skipped = sum(int(r.skipped) for r in reports)
+        carry, num, index = self.trainer.start(meta, key, epoch, horizon), horizon // self.trainer.unroll, 0
+        while index < num:
+            begun, stop = time.monotonic(), min(index + self.stride, num)
+            meta, carry = jax.block_until_ready(self.trainer.advance(meta, carry, key, index, stop, horizon))
+            if time.monotonic() - begun < _CALL_SECONDS / 2 and stop - index == self.stride:
+                self.stride *= 2
+            index = stop
+        report = carry[-1]
+        skipped = int(report.skipped)
         record = {
             "epoch": epoch,
             "horizon": horizon,
-            "meta_loss": _number(np.mean([float(r.meta_loss) for r in reports])),
-            "final_loss": _number(np.mean(np.asarray(reports[-1].losses))),
+            "meta_loss": _number(report.meta_loss / num),
+            "final_loss": _number(report.final_loss),
             "skipped": skipped,
         }
         counters = {**self.counters, "epoch": epoch + 1, "skipped": self.counters["skipped"] + skipped}
@@ -450,7 +281,7 @@ class _Session:
         if self.validation is not None and (
             (epoch + 1) % self.validation.every == 0 or epoch + 1 == len(self.horizons)
         ):
-            score = self.trainer.validate(meta, self.validation, horizon, self.validation_key)
+            score = self._score(meta, self.validation, horizon)
             record["validation"] = _number(score)
             if score < (math.inf if counters["best_loss"] is None else counters["best_loss"]):
                 counters |= {"best_loss": score, "best_epoch": epoch}
@@ -464,6 +295,11 @@ class _Session:
             if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
                 self._save()
         return record
+
+    def _score(self, meta: Meta, validation: Validation, horizon: int) -> float:
+        keys = jax.random.split(self.validation_key, validation.num_runs)
+        horizon = validation.horizon or horizon
+        return self.trainer.validate(meta, validation.score, validation.tasks, keys, horizon, validation.window)
 
     def _save(self) -> None:
         if self.folder is not None:

@@ -67,7 +67,7 @@ def twin_training(name: str = "twin") -> dict[str, Any]:
         "unroll": unroll,
         "num_tasks": 128,
         "meta_loss": meta_loss,
-        "estimator": TruncatedBackprop(KeepAll()),
+        "estimator": TruncatedBackprop(KeepAll(unroll=5)),
         "meta_optimizer": meta_optimizer,
         "validation": validation,
     }

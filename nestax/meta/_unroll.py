@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from .._optimizer import AbstractOptimizer, OptimizerStep
 from .._problem import AbstractProblem, Players, Sample, evaluate_losses
-from .._rollout import AbstractCheckpoint, AbstractStep, rollout
+from .._rollout import AbstractCheckpoint, Record, rollout
 
 Carry = tuple[Players, PyTree]
 
@@ -38,19 +38,6 @@ class AbstractMetaObjective(eqx.Module):
         """Differentiated with respect to the players in `unroll`, which depend on the meta-parameters."""
 
 
-class _RecordPlayers(AbstractStep):
-    """The optimizer's step, with losses and the players after it as info."""
-
-    step: OptimizerStep
-
-    def __call__(self, carry: Carry, x: Sample):
-        carry, info = self.step(carry, x)
-        return carry, (info.losses, carry[0])
-
-    def iterate(self, carry: Carry) -> Players:
-        return carry[0]
-
-
 def record(
     optimizer: AbstractOptimizer,
     problem: AbstractProblem,
@@ -62,9 +49,9 @@ def record(
     """Unrolls `num_steps` from `carry`; `samples` has leading axes `(num_steps + 1, samples_per_step)`."""
     before = jax.tree.map(lambda x: x[:-1], samples)
     seen = jax.tree.map(lambda x: x[:, 0], samples)
-    step = _RecordPlayers(OptimizerStep(problem, optimizer))
+    step = Record(OptimizerStep(problem, optimizer))
     out = rollout(step, carry, before, num_steps=num_steps, checkpoint=checkpoint, throw=False)
-    losses, after = out.info
+    info, after = out.info
     players = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), carry[0], after)
     last = evaluate_losses(problem, out.carry[0], jax.tree.map(lambda x: x[-1], seen))
-    return Unroll(problem, players, seen, jnp.concatenate([losses, jnp.stack(last)[None]])), out.carry
+    return Unroll(problem, players, seen, jnp.concatenate([info.losses, jnp.stack(last)[None]])), out.carry

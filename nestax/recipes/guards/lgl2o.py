@@ -1,12 +1,14 @@
 """A guarded learned optimizer in and far out of its training distribution: all rows of the published table."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from ... import data, guards, learned, meta, optimizers, problems
 from ..._optimizer import AbstractOptimizer
@@ -17,7 +19,8 @@ from ._claims import CLAIMS, never_worse
 from ._measure import measure, steadiness
 from ._plot import plot_row
 
-BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own")
+SECOND = ("l2o-cifar", "lgl2o-cifar")  # with the optimizer of appendix D, meta-trained on CIFAR-10
+BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
 FAR = (*BASIC, "lgl2o-both")
 LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive")
 STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
@@ -37,16 +40,31 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """How a learned optimizer is made: two LSTM layers of 20 that see logarithm and sign of the gradient."""
+
+    problem: str
+    schedule: tuple[tuple[int, int], ...]  # stages (steps per trajectory, trajectories)
+    validate_every: int | None = None  # epochs; without, the last weights are taken
+    clip: float | None = None  # global norm of the meta-gradient
+    preset: str = "l2o-dm-stronger-baselines"
+    unroll: int = 20  # steps per truncation
+
+
+# The first one, with the published 10,000 meta-steps.
+ON_MNIST = Training("mnist-mlp", ((100, 2_000),), validate_every=25)
+# The second one, published with trajectories of 600 steps. From scratch these end on a plateau of the network after the
+# first steps, where there is nothing to learn, so horizons grow.
+ON_CIFAR = Training("cifar10-conv", ((20, 200), (60, 60), (100, 60), (200, 40), (400, 20), (600, 60)), clip=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """How the experiments are reproduced."""
 
     rows: tuple[Row, ...]
-    epochs: int  # meta-training trajectories; 2,000 are the published 10,000 meta-steps
-    train_problem: str = "mnist-mlp"
-    preset: str = "l2o-dm-stronger-baselines"  # two LSTM layers of 20, logarithm and sign of the gradient
-    horizon: int = 100  # steps per trajectory
-    unroll: int = 20  # steps per truncation
-    validate_every: int = 25  # epochs
+    first: Training = ON_MNIST
+    second: Training = ON_CIFAR
     fallback_time_scale: float = 50_000.0  # tau of the fallbacks, "without search"
     num_marks: int = 20  # log-spaced times at which runs are compared
     checkpoints: int = 50  # times in the second half of a run on circles at which the exact loss is taken
@@ -61,17 +79,20 @@ def _problem(name: str) -> problems.Classifier:
     return problem
 
 
-def _train(protocol: Protocol, seed: int, folder: Path, progress: bool) -> meta.MetaTraining:
+def _train(training: Training, seed: int, folder: Path, progress: bool) -> meta.MetaTraining:
+    every = training.validate_every
+    adam = optax.adam(1e-3)
     return meta.train(
-        learned.preset(protocol.preset, key=jax.random.key(seed)),
-        _problem(protocol.train_problem),
+        learned.preset(training.preset, key=jax.random.key(seed)),
+        _problem(training.problem),
         seed=seed,
-        schedule=((protocol.horizon, protocol.epochs),),
-        unroll=protocol.unroll,
-        validation=meta.Validation(every=protocol.validate_every, num_runs=10),
-        run=folder / f"l2o-{protocol.train_problem}",
+        schedule=training.schedule,
+        unroll=training.unroll,
+        meta_optimizer=adam if training.clip is None else optax.chain(optax.clip_by_global_norm(training.clip), adam),
+        validation=None if every is None else meta.Validation(every=every, num_runs=10),
+        run=folder,
         resume=True,
-        config={"problem": protocol.train_problem, "preset": protocol.preset},
+        config={"problem": training.problem, "preset": training.preset, "clip": training.clip},
         progress=progress,
     )
 
@@ -91,16 +112,18 @@ def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol
         "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, num_steps=100, num_batches=100),
         "lgl2o-adaptive": lambda: guards.AdaptiveLossGuard(l2o, fallback),
     }
-    return makers[name]()
+    return makers[name.removesuffix("-cifar")]()
 
 
 def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Trains the optimizer, then runs every method on every row; finished pairs are kept in `rows/`."""
-    training = _train(protocol, seed, folder, progress)
-    l2o = training.optimizer
+    """Trains both optimizers, then runs every method on every row; finished pairs are kept in `rows/`."""
+    first = _train(protocol.first, seed, folder / "l2o", progress)
+    try:
+        second = _train(protocol.second, seed, folder / "l2o-cifar", progress)
+    except data.DataError:
+        second = None  # and none of its runs
     rows: dict[str, Any] = {}
     steady: dict[str, Any] = {}
-    shared = {**dataclasses.asdict(protocol), "rows": None}  # whatever else a result depends on
     total = sum(len(row.methods) for row in protocol.rows)
     with progress_bar(total, "methods", progress) as report:
         for row in protocol.rows:
@@ -113,41 +136,56 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), row.num_seeds)
             for name in row.methods:
                 report(sum(map(len, rows.values())), lambda name=name, row=row: f"{row.problem} {name}")
+                training, trained = (protocol.second, second) if name in SECOND else (protocol.first, first)
+                if trained is None:
+                    continue
+                method = _method(name, trained.optimizer, protocol, row)
                 path = folder / "rows" / row.problem / f"{name}.json"
-                wanted = {"row": {**dataclasses.asdict(row), "methods": None}, "seed": seed, **shared}
+                wanted = _settings(protocol, row, training, seed)
                 results[name] = cached(
                     path,
                     wanted,
-                    lambda row=row, problem=problem, keys=keys, name=name: measure(
-                        problem, _method(name, l2o, protocol, row), row.num_steps, keys, protocol.num_marks
+                    lambda row=row, problem=problem, keys=keys, method=method: measure(
+                        problem, method, row.num_steps, keys, protocol.num_marks
                     ),
                 )
                 if row.problem == "circles-mlp" and name in STEADY:
                     steady[name] = cached(
                         path.with_name(f"steadiness-{name}.json"),
-                        wanted,
-                        lambda row=row, problem=problem, keys=keys, name=name: steadiness(
-                            problem, _method(name, l2o, protocol, row), row.num_steps, keys, protocol.checkpoints
+                        wanted | {"checkpoints": protocol.checkpoints},
+                        lambda row=row, problem=problem, keys=keys, method=method: steadiness(
+                            problem, method, row.num_steps, keys, protocol.checkpoints
                         ),
                     )
             plot_row(f"{row.problem}, {row.num_seeds} seeds", results, folder / f"{row.problem}.png")
-    validations = [(round(r["validation"], 4), r["epoch"] + 1) for r in training.history if r.get("validation")]
-    best_validation, best_epoch = min(validations)
+    trainings = {"l2o": first} | ({} if second is None else {"l2o-cifar": second})
     return {
         "rows": rows,
         "steadiness": steady,
         "never_worse": never_worse(rows),
-        "training": {
-            "l2o": {
-                "epochs": len(training.history),
-                "seconds": round(sum(r["seconds"] for r in training.history), 1),
-                "best_epoch": best_epoch,
-                "best_validation": best_validation,
-                "skipped_updates": training.num_skipped,
-            }
-        },
+        "training": {name: _training(training) for name, training in trainings.items()},
         "tables": [_table(name, results) for name, results in rows.items() if "missing" not in results],
     }
+
+
+def _settings(protocol: Protocol, row: Row, training: Training, seed: int) -> dict[str, Any]:
+    """Whatever the result of a method on a row depends on, as JSON values."""
+    fixed = {"fallback_time_scale": protocol.fallback_time_scale, "num_marks": protocol.num_marks, "seed": seed}
+    settings = {"row": {**dataclasses.asdict(row), "methods": None}, "training": dataclasses.asdict(training), **fixed}
+    return json.loads(json.dumps(settings))
+
+
+def _training(training: meta.MetaTraining) -> dict[str, Any]:
+    out = {
+        "epochs": len(training.history),
+        "seconds": round(sum(r["seconds"] for r in training.history), 1),
+        "skipped_updates": training.num_skipped,
+        "last_loss": round(training.history[-1]["final_loss"], 4),
+    }
+    validations = [(round(r["validation"], 4), r["epoch"] + 1) for r in training.history if r.get("validation")]
+    if validations:
+        out["best_validation"], out["best_epoch"] = min(validations)
+    return out
 
 
 def _table(name: str, results: dict[str, Any]) -> dict[str, str]:
@@ -199,11 +237,8 @@ RECIPE = Recipe(
     scales={
         "smoke": Protocol(
             rows=(Row("circles-mlp", 400, 0.01, 50_000.0, LONG, 2),),
-            epochs=2,
-            train_problem="circles-mlp",
-            horizon=20,
-            unroll=10,
-            validate_every=1,
+            first=Training("circles-mlp", ((20, 2),), validate_every=1, unroll=10),
+            second=Training("circles-mlp", ((10, 1), (20, 1)), clip=1.0, unroll=10),
             num_marks=4,
             checkpoints=2,
         ),
@@ -216,9 +251,8 @@ RECIPE = Recipe(
                 Row("cifar10-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
                 Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
             ),
-            epochs=2_000,
         ),
-        "paper": Protocol(rows=_rows(1.0, 5), epochs=2_000),
+        "paper": Protocol(rows=_rows(1.0, 5)),
     },
     run=run,
     claims=CLAIMS,
