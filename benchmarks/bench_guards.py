@@ -10,6 +10,8 @@ over the sum of its parts; the goal is 1.15.
 import json
 import time
 
+from . import _arguments
+
 STEPS = 200
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory of hypergradients, beside a loop written by hand in JAX and one in PyTorch.
+"""Speed and memory of hypergradients, beside a loop written by hand in JAX, one in PyTorch, and torchopt.
 
     python -m benchmarks.bench_hypergradient [--threads 1|2] [--json PATH] [--rounds 10]
 
@@ -8,11 +8,12 @@ float32. "Neumann" is a series of 21 terms (20 products with the Hessian) with a
 backwards through 20 steps of gradient descent. Milliseconds of processor time per hypergradient (other processes on the
 core do not count), best of the rounds, all in one run and in alternation. "hvp" is one product with the Hessian,
 linearized beforehand: 21 of them are a lower bound (20, and the mixed derivative). `overhead` is ours over the
-hand-written one, goal 1.10, both inside `jax.jit`; `peer` is PyTorch over ours. "called" is `hypergradient` called from
-Python, with its diagnostics: what `tune` does not pay.
+hand-written one, goal 1.10, both inside `jax.jit`; "over" is the time of a peer over ours. "called" is `hypergradient`
+called from Python, with its diagnostics: what `tune` does not pay.
 
-The PyTorch peer is the plain double-backward loop (`torch.autograd.grad` of a gradient whose graph is built once), and
-for the unroll the same steps with `create_graph=True`: what a library for it runs, without its bookkeeping.
+The peer "torchopt" is its `diff.implicit.custom_root` with `solve_inv(ns=True)`, and for the unroll its `MetaSGD`, both
+on a `torch.nn.Module`. "torch" is written by hand: the plain double-backward loop (`torch.autograd.grad` of a gradient
+whose graph is built once), and the same steps with `create_graph=True`.
 
 Memory is what the compiled program asks for besides its arguments (`memory_analysis`): Neumann with 2, 20 and 200
 terms, and 1,600 unrolled steps of the MLP with 1,000 points under three rematerialization policies.
@@ -24,6 +25,8 @@ import functools
 import itertools
 import json
 import time
+
+from . import _arguments
 
 ALPHA, TERMS, STEPS, VALID = 0.1, 21, 20, 500
 JOBS = {"logistic-128": ((), 128), "logistic-1000": ((), 1000), "mlp-128": ((128,), 128), "mlp-1000": ((128,), 1000)}
@@ -190,15 +193,78 @@ def torch_items(hidden, num, threads):
     return {"neumann torch": (neumann, 1), "unrolled torch": (unrolled, 1)}
 
 
+def torchopt_items(hidden, num, threads):
+    """The same two jobs with torchopt, as its guides write them; empty where it is not installed."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]  (extra `bench`)
+        import torchopt  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    import jax
+    import numpy as np
+
+    torch.set_num_threads(threads)
+    problem, players, _, _ = setting(hidden, num)
+    decay = [torch.tensor(np.asarray(x), requires_grad=True) for x in jax.tree.leaves(players[0])]
+    train_x, train_y, valid_x, valid_y = (torch.tensor(np.asarray(x)) for x in problem.arrays)
+    layers = [torch.nn.Linear(*shape) for shape in itertools.pairwise((64, *hidden, 10))]
+    with torch.no_grad():
+        for layer, (matrix, bias) in zip(layers, players[1]):
+            layer.weight.copy_(torch.tensor(np.asarray(matrix).T))
+            layer.bias.copy_(torch.tensor(np.asarray(bias)))
+    model = torch.nn.Sequential(layers[0], *(x for layer in layers[1:] for x in (torch.nn.Tanh(), layer)))
+    names = [name for name, _ in model.named_parameters()]
+    # a leaf of ours is transposed in a module, which changes nothing where all decays are equal
+    decay = [d.detach().T.contiguous().requires_grad_() if d.ndim == 2 else d for d in decay]
+    entropy = torch.nn.functional.cross_entropy
+
+    def penalty(decay, weights):
+        return sum((d.exp() * w**2).sum() for d, w in zip(decay, weights))
+
+    def outputs(weights, inputs):
+        return torch.func.functional_call(model, dict(zip(names, weights)), (inputs,))
+
+    def optimality(weights, *decay):
+        return torch.func.grad(lambda w: entropy(outputs(w, train_x), train_y) + penalty(decay, w))(weights)
+
+    series = torchopt.linear_solve.solve_inv(ns=True, maxiter=TERMS - 1, alpha=ALPHA)
+    solved = tuple(range(1, 1 + len(decay)))
+
+    @torchopt.diff.implicit.custom_root(optimality, argnums=solved, solve=series)
+    def best_response(weights, *decay):  # the weights are at hand, nothing is solved
+        return weights
+
+    def ours(gradients):
+        return [g.T if g.ndim == 2 else g for g in gradients]
+
+    def neumann():
+        solution = best_response(tuple(model.parameters()), *decay)
+        return ours(torch.autograd.grad(entropy(outputs(solution, valid_x), valid_y), decay))
+
+    sgd = torchopt.MetaSGD(model, lr=ALPHA)
+    start = [torchopt.extract_state_dict(x, by="reference") for x in (model, sgd)]
+
+    def unrolled():
+        for _ in range(STEPS):
+            sgd.step(entropy(model(train_x), train_y) + penalty(decay, model.parameters()))
+        gradients = torch.autograd.grad(entropy(model(valid_x), valid_y), decay)
+        for x, state in zip((model, sgd), start):
+            torchopt.recover_state_dict(x, state)
+        return ours(gradients)
+
+    return {"neumann torchopt": (neumann, 1), "unrolled torchopt": (unrolled, 1)}
+
+
 def measure(hidden, num, threads, rounds):
     """Best milliseconds of every item, and the ratios."""
     import jax
     import numpy as np
 
-    items = {**jax_items(hidden, num), **torch_items(hidden, num, threads)}
+    peers = torch_items(hidden, num, threads) | torchopt_items(hidden, num, threads)
+    items = jax_items(hidden, num) | peers
     results = {name: run() for name, (run, _) in items.items()}  # compiles
     for job in ("neumann", "unrolled"):
-        for other in (f"{job} by hand", f"{job} torch"):
+        for other in (f"{job} by hand", f"{job} torch", f"{job} torchopt"):
             if other in results:
                 got, want = (jax.tree.leaves(results[n]) for n in (job, other))
                 for a, b in zip(got, want):
@@ -213,8 +279,9 @@ def measure(hidden, num, threads, rounds):
     ratios = {"neumann / 21 hvp": best["neumann"] / (TERMS * best["hvp"])}
     for job in ("neumann", "unrolled"):
         ratios[f"{job} overhead"] = best[job] / best[f"{job} by hand"]
-        if f"{job} torch" in best:
-            ratios[f"{job} peer"] = best[f"{job} torch"] / best[job]
+        for peer in ("torch", "torchopt"):
+            if f"{job} {peer}" in best:
+                ratios[f"{job} over {peer}"] = best[f"{job} {peer}"] / best[job]
     return {**best, **ratios}
 
 
@@ -293,6 +360,4 @@ def training(rounds):
 
 
 if __name__ == "__main__":
-    from benchmarks import _arguments
-
     main()

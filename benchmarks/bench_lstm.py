@@ -29,6 +29,8 @@ import json
 import statistics
 import time
 
+from . import _arguments
+
 STEPS, BATCH, SIZES = 20, 128, (784, 20, 10)
 NUM = SIZES[0] * SIZES[1] + SIZES[1] + SIZES[1] * SIZES[2] + SIZES[2]
 WIDTHS = (256, 1024, 4096, NUM)

@@ -75,12 +75,15 @@ def _is_key(x: Any) -> bool:
 def save_tree(path: Path, tree: PyTree, header: Mapping[str, Any]) -> None:
     """Saves the arrays of `tree` under plain names (`network.cells.0.weight`), with `header` as JSON metadata.
 
-    PRNG keys are stored as their raw data. Leaves that are not arrays are not stored: they belong in the header.
+    PRNG keys are stored as their raw data, and complex numbers as pairs of real ones on a last axis. Leaves that are
+    not arrays are not stored: they belong in the header.
     """
     arrays = {}
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array)):
-        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        arrays[_name(key_path)] = np.asarray(leaf, order="C")
+        leaf = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        if np.iscomplexobj(leaf):
+            leaf = np.stack([leaf.real, leaf.imag], axis=-1)
+        arrays[_name(key_path)] = leaf
     metadata = {_HEADER: json.dumps({**header, "version": __version__})}
     write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
 
@@ -126,6 +129,8 @@ def load_tree(path: Path, like: PyTree) -> PyTree:
 def _restore(path: Path, name: str, value: np.ndarray, like: Any) -> Any:
     is_key = jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
     like_raw = jax.eval_shape(jax.random.key_data, like) if is_key else like
+    if jnp.issubdtype(like.dtype, jnp.complexfloating) and value.shape[-1:] == (2,):
+        value = value[..., 0] + 1j * value[..., 1]
     if value.shape != like_raw.shape or value.dtype != like_raw.dtype:
         raise CheckpointError(
             f"{path}: field '{name}' is {value.dtype}{list(value.shape)}, "

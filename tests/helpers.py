@@ -171,9 +171,8 @@ def assert_close(got, expected, rtol=1e-6, atol=0.0):
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected)):
         name = jax.tree_util.keystr(path)
         assert a.dtype == b.dtype, name
-        np.testing.assert_allclose(
-            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=atol, err_msg=name
-        )
+        wide = np.complex128 if np.iscomplexobj(a) else np.float64
+        np.testing.assert_allclose(np.asarray(a, wide), np.asarray(b, wide), rtol=rtol, atol=atol, err_msg=name)
 
 
 def assert_identical(got, expected):

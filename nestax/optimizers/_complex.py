@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ._arrays import wide
 
 Real = float | Float[Array, ""]
 Complex = float | complex | Inexact[Array, ""]
-Form = Literal["real", "complex"]
+Form = Literal["auto", "real", "complex"]
 
 PHASE = math.pi / 8
 """The phase (radians) of a momentum coefficient that is given by its modulus alone."""
@@ -44,7 +44,7 @@ def complex_momentum(
     momentum: Complex = 0.8,
     *,
     phase: Real | None = None,
-    form: Form = "real",
+    form: Form = "auto",
 ) -> optax.GradientTransformation:
     r"""Gradient descent with complex momentum, for games that rotate.
 
@@ -65,10 +65,11 @@ def complex_momentum(
     - `phase`: $\arg \beta$ in radians, together with a real `momentum`. Default $\pi / 8$: almost positive, which costs
       little where positive momentum is best and still converges where a game rotates (Lorraine et al., 2022, sec. 4).
       $0$ is positive and $\pi$ negative momentum; a phase and its negative give the same iterates if $\alpha$ is real.
-    - `form`: how the buffer is kept. `"real"` (default): real and imaginary part as two buffers, in the dtype of the
-      parameters, bfloat16 included: one buffer more than momentum. `"complex"`: one complex buffer of the same size,
-      for float32 and float64. Both are the same up to rounding, and as fast, except where a compiled loop donates its
-      state on a CPU: XLA then copies two real buffers that depend on each other, and the complex one is faster.
+    - `form`: how the buffer is kept, in either case in one buffer more than momentum. `"complex"`: as complex numbers,
+      for float32 and float64. `"real"`: real and imaginary part as two buffers in the dtype of the parameters, for all
+      dtypes, bfloat16 included. Both are the same up to rounding. `"auto"` (default) is `"complex"` where all
+      parameters have a complex type, since XLA's CPU backend updates such a buffer in place where a compiled loop
+      donates its state, and copies two real ones that depend on each other.
 
     **Raises** `ValueError` if $|\beta| \ge 1$ (where it is concrete), for a phase beside a complex momentum, for
     parameters that are not real floating-point arrays, and for half precision with `form="complex"`.
@@ -93,16 +94,16 @@ def complex_momentum(
     simultaneous method, and the real-valued form of its appendix.
     """
     beta = _coefficient(momentum, phase, "momentum")
-    init_buffer, advance = _form(form)
+    _check_form(form)
 
     def init(params: PyTree) -> Any:
-        _check_params(params, form, "complex_momentum")
+        check_real_params(params, "complex_momentum")
         count = jnp.zeros((), jnp.int32) if callable(learning_rate) else None
-        return ComplexMomentumState(count, init_buffer(params))
+        return ComplexMomentumState(count, _init_buffer(params, form))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params
-        buffer, real, imag = advance(beta, updates, state.buffer)
+        buffer, real, imag = _advance(beta, updates, state.buffer)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         steps = jax.tree.map(lambda g, r, i: _real_part(rate, r, i).astype(jnp.result_type(g)), updates, real, imag)
         count = None if state.count is None else jnp.asarray(optax.safe_increment(state.count))
@@ -119,7 +120,7 @@ def complex_adam(
     eps_root: Real = 0.0,
     *,
     phase: Real | None = None,
-    form: Form = "real",
+    form: Form = "auto",
 ) -> optax.GradientTransformation:
     r"""Adam with complex momentum, in place of `optax.adam`.
 
@@ -159,18 +160,18 @@ def complex_adam(
     the new one. The printed $\epsilon$ is inside the root; by default it is outside, as in Adam.
     """
     beta = _coefficient(b1, phase, "b1")
-    init_buffer, advance = _form(form)
+    _check_form(form)
     for name, value in (("learning_rate", learning_rate), ("b2", b2), ("eps", eps), ("eps_root", eps_root)):
         _check_real(value, name, "complex_adam")
 
     def init(params: PyTree) -> Any:
-        _check_params(params, form, "complex_adam")
+        check_real_params(params, "complex_adam")
         nu = jax.tree.map(jnp.zeros_like, params)
-        return ComplexAdamState(jnp.zeros((), jnp.int32), init_buffer(params), nu)
+        return ComplexAdamState(jnp.zeros((), jnp.int32), _init_buffer(params, form), nu)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params
-        buffer, real, _ = advance(beta, updates, state.buffer)
+        buffer, real, _ = _advance(beta, updates, state.buffer)
         count = jnp.asarray(optax.safe_increment(state.count))
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
@@ -256,12 +257,6 @@ def check_has_complex_dtype(params: PyTree, advice: str) -> None:
             )
 
 
-def _check_params(params: PyTree, form: str, owner: str) -> None:
-    check_real_params(params, owner)
-    if form == "complex":
-        check_has_complex_dtype(params, 'Use `form="real"`, which keeps two real buffers.')
-
-
 # The two forms of the buffer: how it starts, and one step of it, which also returns its real and imaginary part.
 
 
@@ -303,10 +298,21 @@ def _advance_complex(beta: tuple[Any, Any], gradients: PyTree, buffer: PyTree):
     return buffer, jax.tree.map(jnp.real, buffer), jax.tree.map(jnp.imag, buffer)
 
 
-_FORMS = {"real": (_init_real, _advance_real), "complex": (_init_complex, _advance_complex)}
+def _check_form(form: str) -> None:
+    if form not in get_args(Form):
+        raise ValueError(
+            f'`form` must be "auto", "real" (two real buffers) or "complex" (one complex buffer), got {form!r}.'
+        )
 
 
-def _form(form: str) -> tuple[Callable, Callable]:
-    if form not in _FORMS:
-        raise ValueError(f'`form` must be "real" (two real buffers) or "complex" (one complex buffer), got {form!r}.')
-    return _FORMS[form]
+def _init_buffer(params: PyTree, form: Form) -> PyTree:
+    if form == "complex":
+        check_has_complex_dtype(params, 'Use `form="real"`, which keeps two real buffers.')
+    elif form == "auto":
+        form = "complex" if all(jnp.result_type(p).itemsize >= 4 for p in jax.tree.leaves(params)) else "real"
+    return _init_complex(params) if form == "complex" else _init_real(params)
+
+
+def _advance(beta: tuple[Any, Any], gradients: PyTree, buffer: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    is_complex = any(jnp.iscomplexobj(x) for x in jax.tree.leaves(buffer))
+    return (_advance_complex if is_complex else _advance_real)(beta, gradients, buffer)

@@ -13,6 +13,7 @@ from ..helpers import Counter, Map, Quadratic, assert_close, assert_identical, e
 
 POLICIES = {
     "keep": nx.KeepAll(),
+    "unrolled": nx.KeepAll(unroll=3),
     "every": nx.EveryStep(),
     "root": nx.Segments(),
     "one": nx.Segments(1),
@@ -57,6 +58,23 @@ def test_policies_change_neither_values_nor_gradients(num_steps):
         assert_close((other_value, other.carry, other.info), (value, out.carry, out.info), rtol=1e-13)
         assert other.num_steps == num_steps
         assert_close(other_gradients, gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_record_shows_the_carry_after_every_step():
+    xs = 0.3 * jnp.sin(jnp.arange(8.0)).reshape(4, 2)
+    step, carry = Noisy(jnp.array([[0.9, -0.4], [0.3, 1.1]])), (jnp.array([0.5, -0.2]), jnp.array(0))
+    plain = nx.rollout(step, carry, xs)
+    out = nx.rollout(nx.Record(step), carry, xs)
+    assert_close((out.carry, out.info[0]), (plain.carry, plain.info), rtol=1e-14)
+    count = nx.rollout(nx.Record(step, _count), carry, xs).info[1]
+    assert count.tolist() == [1, 2, 3, 4]
+    for t in range(4):
+        carry, _ = step(carry, xs[t])
+        assert_close(entry(out.info[1], t), step.iterate(carry), rtol=1e-14)
+
+
+def _count(carry):
+    return carry[1]
 
 
 def test_rollout_equals_a_loop():

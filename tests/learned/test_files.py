@@ -114,6 +114,15 @@ def test_prng_keys_and_integers_round_trip(tmp_path):
     assert loaded["note"] == "static"
 
 
+@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.complex128])
+def test_complex_numbers_round_trip(dtype, tmp_path):
+    tree = {"matrix": jnp.array([[1 + 2j, -3j]], dtype), "number": jnp.array(0.5 - 1j, dtype)}
+    save_tree(tmp_path / "t.safetensors", tree, {})
+    assert eqx.tree_equal(load_tree(tmp_path / "t.safetensors", tree), tree)
+    with pytest.raises(nx.learned.CheckpointError, match="expected float"):
+        load_tree(tmp_path / "t.safetensors", jax.tree.map(jnp.real, tree))
+
+
 def test_a_full_disk_leaves_the_old_file(saved, key):
     """The limit on file size makes a real write fail half-way, as a full disk does."""
     before = saved.read_bytes()

@@ -178,7 +178,14 @@ def test_the_state_is_one_buffer_more():
         assert num_bytes(complex_adam(1e-3), p) == num_bytes(optax.adam(1e-3), p) + buffer
         assert num_bytes(complex_momentum(1e-3), p) == num_bytes(optax.sgd(1e-3, momentum=0.9), p) + buffer
     wide = params["a"]
-    assert num_bytes(complex_adam(1e-3, form="complex"), wide) == num_bytes(complex_adam(1e-3), wide)
+    assert num_bytes(complex_adam(1e-3, form="complex"), wide) == num_bytes(complex_adam(1e-3, form="real"), wide)
+
+
+def test_the_buffer_is_complex_where_all_parameters_can_be():
+    half, single = jnp.zeros(2, jnp.bfloat16), jnp.zeros(2, jnp.float32)
+    for params, expected in (((single,), [jnp.complex64]), ((single, half), [jnp.float32, jnp.bfloat16] * 2)):
+        buffer = complex_momentum(0.1).init(params).buffer
+        assert [x.dtype for x in jax.tree.leaves(buffer)] == expected
 
 
 @pytest.mark.parametrize("make", [complex_momentum, complex_adam])

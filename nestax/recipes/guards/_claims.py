@@ -368,8 +368,8 @@ CLAIMS = (
     ),
     Claim(
         "L9",
-        "With the optimizer meta-trained on CIFAR-10 there is an exception: near a minimum, comparison noise makes LGL2O "
-        "lose some of what it gained.",
+        "With the optimizer meta-trained on CIFAR-10 there is an exception: near a minimum, comparison noise makes "
+        "LGL2O lose some of what it gained.",
         "one case (appendix D)",
         _worst_rise("lgl2o-cifar"),
         lambda value: value > 0.1,
