@@ -198,6 +198,8 @@ def torchopt_items(hidden, num, threads):
     try:
         import torch  # pyright: ignore[reportMissingImports]  (extra `bench`)
         import torchopt  # pyright: ignore[reportMissingImports]
+        from torchopt.diff.implicit import custom_root  # pyright: ignore[reportMissingImports]
+        from torchopt.linear_solve import solve_inv  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
     import jax
@@ -227,10 +229,10 @@ def torchopt_items(hidden, num, threads):
     def optimality(weights, *decay):
         return torch.func.grad(lambda w: entropy(outputs(w, train_x), train_y) + penalty(decay, w))(weights)
 
-    series = torchopt.linear_solve.solve_inv(ns=True, maxiter=TERMS - 1, alpha=ALPHA)
+    series = solve_inv(ns=True, maxiter=TERMS - 1, alpha=ALPHA)
     solved = tuple(range(1, 1 + len(decay)))
 
-    @torchopt.diff.implicit.custom_root(optimality, argnums=solved, solve=series)
+    @custom_root(optimality, argnums=solved, solve=series)
     def best_response(weights, *decay):  # the weights are at hand, nothing is solved
         return weights
 

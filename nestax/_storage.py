@@ -1,6 +1,7 @@
 """Arrays on disk: safetensors with a JSON header, written to a temporary name and renamed. No pickle."""
 
 import contextlib
+import io
 import json
 import os
 import struct
@@ -44,6 +45,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def save_figure(path: str | os.PathLike[str], figure: Any, dpi: int = 120) -> None:
+    """Writes a figure of matplotlib, in the format that the suffix names (default PNG)."""
+    path, image = Path(path), io.BytesIO()
+    figure.savefig(image, format=path.suffix[1:] or "png", dpi=dpi)
+    write_atomically(path, image.getvalue())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

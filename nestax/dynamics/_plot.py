@@ -1,12 +1,12 @@
 """Pictures of spectra: log-polar for games, the complex plane with the unit circle for steps."""
 
 from os import PathLike
-from pathlib import Path
 
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
+from .._storage import save_figure
 from ._spectrum import Spectrum
 
 
@@ -72,6 +72,4 @@ def _save(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, path: st
     axes.grid(True, which="major", alpha=0.3)
     if title:
         figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure, dpi=130)

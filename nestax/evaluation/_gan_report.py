@@ -1,11 +1,12 @@
 """Pictures of generated samples: points in the plane, and images."""
 
 from os import PathLike
-from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 from jax.typing import ArrayLike
+
+from .._storage import save_figure
 
 
 def plot_points(
@@ -84,6 +85,4 @@ def _check_points(points: ArrayLike, name: str) -> np.ndarray:
 def _save(figure: matplotlib.figure.Figure, path: str | PathLike[str], title: str) -> None:
     if title:
         figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure, dpi=130)

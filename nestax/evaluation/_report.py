@@ -1,12 +1,12 @@
 """Evaluations for people: a table and a picture."""
 
 from os import PathLike
-from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 from rich.table import Table
 
+from .._storage import save_figure
 from ._evaluate import Evaluation, plot_steps
 
 
@@ -61,6 +61,4 @@ def plot(evaluation: Evaluation, path: str | PathLike[str], title: str = "") -> 
     left.legend(fontsize=8)
     if title:
         figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure, dpi=130)

@@ -1,13 +1,12 @@
 """What a finished tuning leaves for people: a picture and a page."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
 
-from .._storage import write_atomically
+from .._storage import save_figure, write_atomically
 
 
 def write_report(folder: Path, settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
@@ -24,9 +23,7 @@ def write_report(folder: Path, settings: Mapping[str, Any], history: Sequence[Ma
     axes.set_ylabel("loss")
     axes.grid(True, alpha=0.3)
     axes.legend(fontsize=8)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    write_atomically(folder / "tuning.png", image.getvalue())
+    save_figure(folder / "tuning.png", figure, dpi=130)
 
     lines = ["# Hyperparameter tuning", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
     if history:

@@ -1,13 +1,12 @@
 """What a finished meta-training leaves for people: a picture and a page."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
 
-from .._storage import write_atomically
+from .._storage import save_figure, write_atomically
 
 
 def write_report(folder: Path, settings: Mapping[str, Any], history: Sequence[Mapping[str, Any]], skipped: int) -> None:
@@ -24,9 +23,7 @@ def write_report(folder: Path, settings: Mapping[str, Any], history: Sequence[Ma
     axes.set_ylabel("loss of the optimizee")
     axes.grid(True, alpha=0.3)
     axes.legend(fontsize=8)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    write_atomically(folder / "training.png", image.getvalue())
+    save_figure(folder / "training.png", figure, dpi=130)
 
     validations = [(r["validation"], r["epoch"]) for r in history if r.get("validation") is not None]
     lines = [

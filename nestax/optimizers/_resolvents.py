@@ -16,9 +16,10 @@ from ._arrays import add_scaled, widen
 class AbstractResolventSolver(eqx.Module):
     r"""A way to solve $p + \alpha g(p) = u$ with a problem's joint gradient $g$: to apply $J = (I + \alpha g)^{-1}$."""
 
-    @abc.abstractmethod
     def prepare(self, problem: AbstractProblem, step_size: Float[Array, ""]) -> PyTree:
-        """What is computed once per run, such as a factorization; an optimizer keeps it in its state."""
+        """What is computed once per run, such as a factorization; an optimizer keeps it in its state. By default
+        nothing."""
+        del problem, step_size
 
     @abc.abstractmethod
     def apply(
@@ -83,9 +84,6 @@ class FixedPointResolvent(AbstractResolventSolver):
     def __check_init__(self):
         _check_num_steps(self.num_steps)
 
-    def prepare(self, problem: AbstractProblem, step_size: Float[Array, ""]) -> None:
-        del problem, step_size
-
     def apply(
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any
     ) -> tuple[Players, int]:
@@ -125,9 +123,6 @@ class NewtonResolvent(AbstractResolventSolver):
 
     def __check_init__(self):
         _check_num_steps(self.num_steps)
-
-    def prepare(self, problem: AbstractProblem, step_size: Float[Array, ""]) -> None:
-        del problem, step_size
 
     def apply(
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any

@@ -1,8 +1,9 @@
 """Saddle problems in one variable a side: convex-concave with and without rotation, and a seesaw with many roots."""
 
 import abc
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -82,7 +83,56 @@ class PairResolvent(AbstractResolvent):
         return ((1 + q) * x - c * y) / determinant, ((1 + p) * y + c * x) / determinant
 
 
-class Saddle(AbstractSaddleProblem):
+class AbstractQuadraticSaddle(AbstractSaddleProblem):
+    r"""$a x^2 - b y^2 + r x y$ with a fixed $r$: players, arguments and solution of `Saddle` and `RotatedSaddle`."""
+
+    rotation: eqx.AbstractClassVar[float]
+
+    a: Float[Array, ""]
+    b: Float[Array, ""]
+    start_bound: Float[Array, ""]
+
+    def __init__(self, a: ArrayLike, b: ArrayLike, start_bound: ArrayLike = 0.5):
+        self.a, self.b = as_scalar_parameter(a, "a", True), as_scalar_parameter(b, "b", True)
+        self.start_bound = as_float_array(start_bound).astype(self.a.dtype)
+
+    @classmethod
+    def random(
+        cls,
+        key: PRNGKeyArray,
+        *,
+        a: Interval = (0.9, 1.0),
+        b: Interval = (0.9, 1.0),
+        start_bound: ArrayLike = 0.5,
+    ) -> "AbstractQuadraticSaddle":
+        """A game with `a` and `b` drawn uniformly from intervals. Defaults as published."""
+        keys = jax.random.split(key)
+        return cls(uniform_between(keys[0], a), uniform_between(keys[1], b), start_bound)
+
+    def init(self, key: PRNGKeyArray) -> Point:
+        return uniform_start(key, ((), ()), self.start_bound)
+
+    def payoff(self, players: Point, sample: None) -> Float[Array, ""]:
+        del sample
+        x, y = players
+        apart = self.a.astype(x.dtype) * x**2 - self.b.astype(x.dtype) * y**2
+        return apart + self.rotation * x * y if self.rotation else apart
+
+    def solution(self) -> Point:
+        """The saddle point: the origin."""
+        return jnp.zeros_like(self.a), jnp.zeros_like(self.b)
+
+    def distances(self, players: Point) -> Point:
+        """The absolute values of both players."""
+        return jnp.abs(players[0]), jnp.abs(players[1])
+
+    def resolvent(self, step_size: ArrayLike) -> PairResolvent:
+        """In closed form, by Cramer's rule."""
+        rotation = jnp.full_like(self.a, self.rotation)
+        return PairResolvent(check_step_size(step_size), 2 * self.a, 2 * self.b, rotation)
+
+
+class Saddle(AbstractQuadraticSaddle):
     r"""$\min_x \max_y a x^2 - b y^2$: two problems that have nothing to do with each other.
 
     The saddle point is the origin. Players are two numbers; `init` draws them uniformly from
@@ -110,49 +160,10 @@ class Saddle(AbstractSaddleProblem):
     study*, ICLR 2021, section 4.
     """
 
-    a: Float[Array, ""]
-    b: Float[Array, ""]
-    start_bound: Float[Array, ""]
-
-    def __init__(self, a: ArrayLike, b: ArrayLike, start_bound: ArrayLike = 0.5):
-        self.a, self.b = as_scalar_parameter(a, "a", True), as_scalar_parameter(b, "b", True)
-        self.start_bound = as_float_array(start_bound).astype(self.a.dtype)
-
-    @classmethod
-    def random(
-        cls,
-        key: PRNGKeyArray,
-        *,
-        a: Interval = (0.9, 1.0),
-        b: Interval = (0.9, 1.0),
-        start_bound: ArrayLike = 0.5,
-    ) -> "Saddle":
-        """A game with `a` and `b` drawn uniformly from intervals. Defaults as published."""
-        keys = jax.random.split(key)
-        return cls(uniform_between(keys[0], a), uniform_between(keys[1], b), start_bound)
-
-    def init(self, key: PRNGKeyArray) -> Point:
-        return uniform_start(key, ((), ()), self.start_bound)
-
-    def payoff(self, players: Point, sample: None) -> Float[Array, ""]:
-        del sample
-        x, y = players
-        return self.a.astype(x.dtype) * x**2 - self.b.astype(x.dtype) * y**2
-
-    def solution(self) -> Point:
-        """The saddle point: the origin."""
-        return jnp.zeros_like(self.a), jnp.zeros_like(self.b)
-
-    def distances(self, players: Point) -> Point:
-        """The absolute values of both players."""
-        return jnp.abs(players[0]), jnp.abs(players[1])
-
-    def resolvent(self, step_size: ArrayLike) -> PairResolvent:
-        """In closed form: $(x / (1 + 2 \\alpha a), y / (1 + 2 \\alpha b))$."""
-        return PairResolvent(check_step_size(step_size), 2 * self.a, 2 * self.b, jnp.zeros_like(self.a))
+    rotation: ClassVar[float] = 0.0
 
 
-class RotatedSaddle(AbstractSaddleProblem):
+class RotatedSaddle(AbstractQuadraticSaddle):
     r"""$\min_x \max_y a x^2 - b y^2 + 2 x y$: strongly convex-concave, with rotation.
 
     The joint gradient is $(2 a x + 2 y, 2 b y - 2 x)$, the saddle point is the origin. Players and arguments as those
@@ -172,46 +183,7 @@ class RotatedSaddle(AbstractSaddleProblem):
     **Source:** Shen et al., ICLR 2021, section 4.
     """
 
-    a: Float[Array, ""]
-    b: Float[Array, ""]
-    start_bound: Float[Array, ""]
-
-    def __init__(self, a: ArrayLike, b: ArrayLike, start_bound: ArrayLike = 0.5):
-        self.a, self.b = as_scalar_parameter(a, "a", True), as_scalar_parameter(b, "b", True)
-        self.start_bound = as_float_array(start_bound).astype(self.a.dtype)
-
-    @classmethod
-    def random(
-        cls,
-        key: PRNGKeyArray,
-        *,
-        a: Interval = (0.9, 1.0),
-        b: Interval = (0.9, 1.0),
-        start_bound: ArrayLike = 0.5,
-    ) -> "RotatedSaddle":
-        """A game with `a` and `b` drawn uniformly from intervals. Defaults as published."""
-        keys = jax.random.split(key)
-        return cls(uniform_between(keys[0], a), uniform_between(keys[1], b), start_bound)
-
-    def init(self, key: PRNGKeyArray) -> Point:
-        return uniform_start(key, ((), ()), self.start_bound)
-
-    def payoff(self, players: Point, sample: None) -> Float[Array, ""]:
-        del sample
-        x, y = players
-        return self.a.astype(x.dtype) * x**2 - self.b.astype(x.dtype) * y**2 + 2 * x * y
-
-    def solution(self) -> Point:
-        """The saddle point: the origin."""
-        return jnp.zeros_like(self.a), jnp.zeros_like(self.b)
-
-    def distances(self, players: Point) -> Point:
-        """The absolute values of both players."""
-        return jnp.abs(players[0]), jnp.abs(players[1])
-
-    def resolvent(self, step_size: ArrayLike) -> PairResolvent:
-        """In closed form, by Cramer's rule."""
-        return PairResolvent(check_step_size(step_size), 2 * self.a, 2 * self.b, jnp.full_like(self.a, 2))
+    rotation: ClassVar[float] = 2.0
 
 
 class Seesaw(AbstractSaddleProblem):

@@ -7,6 +7,7 @@ import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
+from ..._storage import save_figure
 from ...dynamics import Spectrum
 
 Grid = Mapping[tuple[float, float], tuple[float, float]]
@@ -34,8 +35,7 @@ def plot_grid(grids: Mapping[str, Grid], points: Mapping[str, np.ndarray], refer
         here.set_title(title, fontsize=9)
     for here in [*axes[0][len(grids) :], *axes[1][len(points) :]]:
         here.set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=75)
+    save_figure(path, figure, dpi=75)
 
 
 def _heat_map(axes: matplotlib.axes.Axes, grid: Grid, limits: tuple[float, float]):
@@ -74,5 +74,4 @@ def plot_spectra(spectra: Mapping[str, Spectrum], path: Path) -> None:
     axes[0].set_yticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), ["-π", "-π/2", "0", "π/2", "π"])
     axes[0].set_ylabel("phase")
     figure.colorbar(dots[0], ax=list(axes), label="discriminator's share")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    save_figure(path, figure, dpi=90)

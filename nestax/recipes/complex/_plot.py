@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
+from ..._storage import save_figure
+
 
 def plot_dirac(
     curves: Mapping[str, np.ndarray],
@@ -97,5 +99,4 @@ def plot_phases(roots: Mapping[float, np.ndarray], best: Mapping[float, float], 
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(path, figure, dpi=110)

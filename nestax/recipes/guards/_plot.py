@@ -7,6 +7,8 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
+from ..._storage import save_figure
+
 
 def plot_row(title: str, methods: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Lines are geometric means over seeds, bands the range; below, how often the guarded optimizer was accepted."""
@@ -34,5 +36,4 @@ def plot_row(title: str, methods: Mapping[str, Mapping[str, Any]], path: Path) -
     for axes in (above, below):
         axes.grid(True, which="major", alpha=0.3)
     above.set_title(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure)

@@ -1,6 +1,5 @@
 """What the recipes on nested problems share: small data sets, fresh trainings, spreads, lines over steps."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ... import data, optimizers, problems
 from ..._optimizer import AbstractOptimizer
 from ..._problem import InnerProblem
 from ..._solve import solve
-from ..._storage import write_atomically
+from ..._storage import save_figure
 
 
 def load(name: str, split: str) -> data.Dataset:
@@ -51,11 +50,6 @@ def retrained(
     return solve(inner, optimizer, num_steps=num_steps, key=key).players[0]
 
 
-def nesterov(learning_rate: float) -> AbstractOptimizer:
-    """SGD with Nesterov momentum 0.9, as in the published code."""
-    return optimizers.nesterov(learning_rate, 0.9)
-
-
 def rmsprop(learning_rate: float) -> AbstractOptimizer:
     """RMSprop as in PyTorch, whose defaults the published code takes: decay 0.99, 1e-8 outside of the root.
 
@@ -70,13 +64,6 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     low, high = min(values), max(values)
     mean = sum(values) / len(values)
     return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def save(figure: matplotlib.figure.Figure, path: Path) -> None:
-    """Writes a picture, atomically."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
 
 
 def plot_lines(
@@ -95,7 +82,7 @@ def plot_lines(
         ax.set_ylabel(labels[1])
         ax.grid(True, alpha=0.3)
         ax.legend(fontsize=7)
-    save(figure, path)
+    save_figure(path, figure)
 
 
 def rounded(value: Any, digits: int = 5) -> float:

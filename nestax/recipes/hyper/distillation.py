@@ -11,9 +11,10 @@ import numpy as np
 
 from ... import data, hyper, optimizers, problems
 from ..._progress import progress_bar
+from ..._storage import save_figure
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
-from ._common import draw, load, retrained, rmsprop, rounded, save, spread
+from ._common import draw, load, retrained, rmsprop, rounded, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _plot(images: dict[str, np.ndarray], path: Path) -> None:
         for ax, image in zip(row, made):
             ax.imshow(1 / (1 + np.exp(-5 * image)), cmap="gray", vmin=0, vmax=1)
             ax.axis("off")
-    save(figure, path)
+    save_figure(path, figure)
 
 
 def _table(rows: dict[str, Any]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """How accurate hypergradients are with truncated inverses: Neumann series and CG on linear regression."""
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 from ... import hyper, optimizers
-from ..._storage import write_atomically
+from ..._storage import save_figure
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._linear import LinearRegression, curvature, regression
@@ -222,9 +221,7 @@ def _plot(curves: Mapping[str, Any], counts, path: Path) -> None:
                 axes.set_xlabel("products with the Hessian")
         panels[0][column].set_title(name)
     panels[0][0].legend(fontsize=8)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
+    save_figure(path, figure)
 
 
 def _all(metrics: Metrics, key: str) -> list[Any]:

@@ -1,7 +1,6 @@
 """What truncated Neumann series make of an inverse Hessian, as pictures."""
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 from ... import data, hyper
-from ..._storage import write_atomically
+from ..._storage import save_figure
 from .._recipe import Claim, Metrics, Recipe
 from ._linear import curvature, regression
 
@@ -122,9 +121,7 @@ def _plot(pictures: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
             axes.set_title(f"{name}: {title}", fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
+    save_figure(path, figure)
 
 
 RECIPE = Recipe(

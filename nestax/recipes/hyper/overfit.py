@@ -41,6 +41,11 @@ class Run:
     every: int = 50  # outer steps between two looks at the accuracies
     initial: float = -4.0  # logarithm of every decay; as published
 
+    @property
+    def name(self) -> str:
+        start = "" if self.initial == -4 else f" from {self.initial:g}"
+        return f"{self.dataset} {self.network}{start}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -113,13 +118,13 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
     shared = {**dataclasses.asdict(protocol), "runs": None, "seed": seed}
     with progress_bar(len(protocol.runs), "runs", progress) as report:
         for i, one in enumerate(protocol.runs):
-            report(i, lambda one=one: f"{one.dataset} {one.network}")
+            report(i, lambda one=one: one.name)
             seeds = []
             for s in range(one.num_seeds):
-                path = folder / "rows" / f"{one.dataset}-{one.network}" / f"{s}.json"
+                path = folder / "rows" / one.name.replace(" ", "-") / f"{s}.json"
                 wanted = {**shared, "run": dataclasses.asdict(one)}
                 seeds.append(cached(path, wanted, lambda one=one, s=s: measure(one, protocol, 100 * seed + s)))
-            rows[f"{one.dataset} {one.network}"] = {"network": one.network, "seeds": seeds}
+            rows[one.name] = {"network": one.network, "seeds": seeds}
     panels = {
         name: {
             f"{kind} {s}": (
@@ -256,11 +261,19 @@ CLAIMS = (
         id="O7",
         statement="With weaker decays at the start (logarithm -9) AlexNet's validation loss falls on MNIST, at first.",
         published="not stated",
-        value=_fall("mnist alexnet", lowest=True),
+        value=_fall("mnist alexnet from -9", lowest=True),
         holds=lambda value: value < 0.95,
         tolerance="Value: the lowest over the first part's validation loss; below 0.95. Lowest and not last, since the "
         "weights grow sure of themselves within a few steps and the loss of wrong examples rises, while accuracy "
         "rises, too. That was seen before it was stated so.",
+    ),
+    Claim(
+        id="O7-cifar10",
+        statement="The same on CIFAR-10.",
+        published="not stated",
+        value=_fall("cifar10 alexnet from -9", lowest=True),
+        holds=lambda value: value < 0.95,
+        tolerance="As O7.",
     ),
     Claim(
         id="O8",
@@ -284,10 +297,11 @@ RECIPE = Recipe(
                 Run("mnist", "mlp", 1_000, 2),
                 Run("mnist", "lenet", 1_000, every=100),
                 Run("cifar10", "linear", 2_000, 2),
-                Run("cifar10", "lenet", 300, every=100),
-                Run("cifar10", "mlp", 120, every=20),
+                Run("cifar10", "lenet", 1_000, every=100),
+                Run("cifar10", "mlp", 300, every=50),
                 Run("cifar10", "alexnet", 10, num_test=500, every=5),
                 Run("mnist", "alexnet", 16, 1, 1e-4, 500, 4, -9.0),
+                Run("cifar10", "alexnet", 24, 1, 1e-4, 500, 4, -9.0),
                 Run("cifar10", "resnet44", 8, num_test=200, every=2),
             )
         ),

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import hyper, problems
+from ... import hyper, optimizers, problems
 from ..._progress import progress_bar
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
-from ._common import draw, joined, load, nesterov, plot_lines, retrained, rmsprop, rounded, spread
+from ._common import draw, joined, load, plot_lines, retrained, rmsprop, rounded, spread
 
 FAMILIES = {"global": "all", "per weight": "weight"}
 
@@ -36,7 +36,7 @@ def measure(protocol: Protocol, size: int, proportion: float, family: str, seed:
     num_valid = round(size * proportion)
     test = load(protocol.data, "test")
     test = test.take(slice(min(protocol.num_test, len(test))))
-    optimizer = nesterov(protocol.learning_rate)
+    optimizer = optimizers.nesterov(protocol.learning_rate)  # momentum 0.9, as in the published code
     decay = problems.WeightDecay(FAMILIES[family], protocol.initial)
     linear = problems.MLP((), init_scale=None)
     if not num_valid:  # nothing to tune with: no decay at all

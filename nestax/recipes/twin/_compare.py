@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from ... import evaluation, learned, meta
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
+from ..._storage import save_figure
 from ...evaluation import AbstractGameScore, GameRuns, Measures, cost_at, first_below, success_rates
 from .._cache import cached
 
@@ -188,5 +189,4 @@ def plot(
         axes.set_ylim(floor / 3, 1e2)
     axes_row[0].set_ylabel("distance to the saddle set, geometric mean")
     axes_row[0].legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure)

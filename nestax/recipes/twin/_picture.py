@@ -1,13 +1,12 @@
 """One kind of picture for the tables: a marker per row and column."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 
-from ..._storage import write_atomically
+from ..._storage import save_figure
 
 
 def points(
@@ -29,6 +28,4 @@ def points(
     axes.set_ylabel(ylabel)
     axes.grid(True, alpha=0.3)
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    write_atomically(path, image.getvalue())
+    save_figure(path, figure, dpi=130)
