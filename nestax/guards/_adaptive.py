@@ -1,5 +1,7 @@
 """LGL2O with blocks that grow while the comparison is undecided."""
 
+from typing import Literal, get_args
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from .._rollout import select
 from ._candidates import Candidate, OnAccept, OnReject, Pair, check_positive
 from ._decision import FallbackWatch, Moments, Verdict, fresh_watch, judge, loss_dtype, validation_losses
 from ._loss_guard import accepted_players
+
+Undecided = Literal["mean", "fallback"]
 
 
 class AdaptiveState(eqx.Module):
@@ -34,10 +38,10 @@ class AdaptiveLossGuard(AbstractOptimizer):
     A block lasts $c\,n$ updates and may use $c\,m$ validation batches, with $n$ = `num_steps`, $m$ = `num_batches` and
     a multiple $c$ that starts at 1. At its end the candidates are compared on $m$ batches at a time until the paired
     difference $D_j = f_{V_j}(y) - f_{V_j}(z)$ is `width` standard errors away from zero, or all are used. If it is
-    still undecided then, the sign of its mean decides and the next block is `factor` times as long, up to
-    `max_multiple`; if a block `factor` times shorter would have done, the next one is. So a clear decision costs few
-    losses, and near a minimum, where noise would decide, blocks are long. $n/m$ is constant, and so is the bound on the
-    cost per update.
+    still undecided then, the sign of its mean decides, or the fallback is taken (`undecided`), and the next block is
+    `factor` times as long, up to `max_multiple`; if a block `factor` times shorter would have done, the next one is. So
+    a clear decision costs few losses, and near a minimum, where noise would decide, blocks are long. $n/m$ is constant,
+    and so is the bound on the cost per update.
 
     One step is $n$ updates of both candidates. Between decisions the players stay at the last accepted iterate.
 
@@ -47,11 +51,15 @@ class AdaptiveLossGuard(AbstractOptimizer):
     - `width`: standard errors that count as decided. Default 2.
     - `factor`: default 2.
     - `max_multiple`: default 16, so that a block has at most 160 updates.
+    - `undecided`: what wins where the comparison stays undecided: `"mean"` (default, as published without a test), the
+      lower mean loss; `"fallback"`, the fallback, so that the learned optimizer has to be better beyond noise. That is
+      steadier near a minimum, and takes fewer of the learned optimizer's steps where they are as good.
 
     The state holds both candidates and up to `max_multiple * num_batches` validation samples: keys where batches are
     drawn on the device, whole batches where the host streams them.
 
-    **Raises** `ValueError` as `LossGuard`, for fewer than 2 batches, a `width` of 0 or less, a `factor` below 2.
+    **Raises** `ValueError` as `LossGuard`, for fewer than 2 batches, a `width` of 0 or less, a `factor` below 2,
+    another `undecided`.
 
     **Source:** Premont-Schwarz et al. (2022), section 4.2, proposes to lengthen both when the intervals of one standard
     deviation overlap. Deviations: paired differences and their standard error, which see smaller differences on the
@@ -76,6 +84,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
     num_batches: int = eqx.field(static=True)
     factor: int = eqx.field(static=True)
     max_multiple: int = eqx.field(static=True)
+    undecided: Undecided = eqx.field(static=True)
     width: Float[Array, ""]
 
     def __init__(
@@ -90,6 +99,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
         width: float | Float[Array, ""] = 2.0,
         factor: int = 2,
         max_multiple: int = 16,
+        undecided: Undecided = "mean",
     ):
         check_positive(num_steps=num_steps, num_batches=num_batches, factor=factor, max_multiple=max_multiple)
         if num_batches < 2 or factor < 2:
@@ -99,9 +109,11 @@ class AdaptiveLossGuard(AbstractOptimizer):
             )
         if isinstance(width, int | float) and not width > 0:
             raise ValueError(f"`width` must be positive, got {width}.")
+        if undecided not in get_args(Undecided):
+            raise ValueError(f"`undecided` must be 'mean' or 'fallback', got {undecided!r}.")
         self.pair = Pair(optimizer, fallback, on_reject, on_accept)
         self.num_steps, self.num_batches = num_steps, num_batches
-        self.factor, self.max_multiple = factor, max_multiple
+        self.factor, self.max_multiple, self.undecided = factor, max_multiple, undecided
         self.width = jnp.asarray(width, float)
         self.pair.samples(num_steps)  # raises where an optimizer's own blocks do not fit
 
@@ -150,7 +162,8 @@ class AdaptiveLossGuard(AbstractOptimizer):
         ends = position == state.multiple
         moments, used, decided = self._validate(problem, candidates, gathered, jnp.where(ends, position, 0))
         finite = jnp.stack([c.finite for c in candidates])
-        verdict = judge(moments, finite, state.multiple * self.num_steps)
+        margin = self.width if self.undecided == "fallback" else 0.0
+        verdict = judge(moments, finite, state.multiple * self.num_steps, margin)
         verdict = select(ends, verdict, state.verdict)
 
         accepted = accepted_players(verdict, candidates)

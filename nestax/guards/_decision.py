@@ -72,15 +72,21 @@ class Verdict(eqx.Module):
     deviation: Float[Array, ""]  # standard error of the fallback's mean loss
 
 
-def judge(moments: Moments, finite: Bool[Array, "2"], num_steps: int | Int[Array, ""]) -> Verdict:
-    """Accepts the learned candidate where its mean loss is strictly lower; a loss that is not finite loses."""
+def judge(
+    moments: Moments, finite: Bool[Array, "2"], num_steps: int | Int[Array, ""], margin: float | Float[Array, ""] = 0.0
+) -> Verdict:
+    """Accepts the learned candidate where its mean loss is lower by more than `margin` standard errors of the
+    difference; a loss that is not finite loses."""
     means = jnp.where(finite & jnp.isfinite(moments.means[:2]), moments.means[:2], jnp.inf)
     errors = moments.standard_errors()
-    use_learned = means[0] < means[1]
-    error = jnp.where(jnp.isfinite(means).all(), errors[2], jnp.inf)
+    both = jnp.isfinite(means).all()
+    by = jnp.where(both, jnp.asarray(margin, means.dtype) * errors[2], 0)
+    use_learned = means[0] < means[1] - by
+    error = jnp.where(both, errors[2], jnp.inf)
     decision = Decision(use_learned.astype(means.dtype), means, error, jnp.asarray(num_steps, means.dtype))
     deviation = jnp.where(jnp.isfinite(means[1]), errors[1], 0)
-    return Verdict(decision, use_learned, ~jnp.isfinite(means).any(), means.min(), deviation)
+    loss = jnp.where(use_learned, means[0], means[1])
+    return Verdict(decision, use_learned, ~jnp.isfinite(means).any(), loss, deviation)
 
 
 class FallbackWatch(eqx.Module):

@@ -244,6 +244,20 @@ def test_blocks_grow_while_undecided_and_shrink_when_clear(key):
     assert set(info.aux.num_steps.tolist()) == {2.0}
 
 
+def test_an_undecided_comparison_can_go_to_the_fallback(key):
+    """The better one by a hair: its mean wins, or the fallback does, until the difference is clear."""
+
+    def used(optimizer, **kwargs):
+        guard = AdaptiveLossGuard(optimizer, optax.sgd(0.1), 2, 2, max_multiple=2, **kwargs)
+        return np.asarray(nx.solve(PROBLEM, guard, num_steps=40, key=key).info.aux.use_learned)
+
+    better = optax.sgd(0.1001)
+    assert used(better, width=1e6).max() == 1
+    assert used(better, width=1e6, undecided="fallback").max() == 0
+    assert used(optax.sgd(0.3), undecided="fallback").max() == 1  # clearly better
+    assert used(Shout(), undecided="fallback").max() == 0
+
+
 def test_between_decisions_the_players_stay(key):
     guard = AdaptiveLossGuard(optax.sgd(0.1001), optax.sgd(0.1), 2, 2, max_multiple=4, width=1e6)
     players = PROBLEM.init(key)
@@ -299,6 +313,7 @@ def test_as_optax_survives_a_fallback_that_explodes():
 
 
 Unchecked: Any = LossGuard  # what is wrong here is wrong for a type checker, too
+UncheckedAdaptive: Any = AdaptiveLossGuard
 BAD = [
     (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), num_steps=0), "`num_steps` must be an integer of at least 1"),
     (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), num_batches=0), "`num_batches` must be an integer of at least"),
@@ -316,6 +331,10 @@ BAD = [
     (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), num_batches=1), "`num_batches` must be at least 2"),
     (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), factor=1), "`factor` at least 2"),
     (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), width=0.0), "`width` must be positive"),
+    (
+        lambda: UncheckedAdaptive(optax.sgd(0.1), optax.sgd(0.1), undecided="x"),
+        "`undecided` must be 'mean' or 'fallback'",
+    ),
     (
         lambda: LossGuard(LossGuard(optax.sgd(0.1), optax.sgd(0.1), 4), optax.sgd(0.1), 6),
         "makes 4 updates per step, so `num_steps` of a guard around it must be a multiple",

@@ -22,8 +22,14 @@ from ._plot import plot_row
 SECOND = ("l2o-cifar", "lgl2o-cifar")  # with the optimizer of appendix D, meta-trained on CIFAR-10
 BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
 FAR = (*BASIC, "lgl2o-both")
-LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive")
-STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive")  # compared for how steady they are late on circles
+LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own")
+STEADY = (
+    "gl2o",
+    "lgl2o",
+    "lgl2o-100",
+    "lgl2o-adaptive",
+    "lgl2o-careful",
+)  # compared for how steady they are late on circles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +117,8 @@ def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol
         "lgl2o-both": lambda: guards.LossGuard(l2o, fallback, on_accept="own", on_reject="own"),
         "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, num_steps=100, num_batches=100),
         "lgl2o-adaptive": lambda: guards.AdaptiveLossGuard(l2o, fallback),
+        "lgl2o-careful": lambda: guards.AdaptiveLossGuard(l2o, fallback, undecided="fallback"),
+        "lgl2o-careful-own": lambda: guards.AdaptiveLossGuard(l2o, fallback, on_accept="own", undecided="fallback"),
     }
     return makers[name.removesuffix("-cifar")]()
 
