@@ -86,15 +86,11 @@ class PairResolvent(AbstractResolvent):
 class AbstractQuadraticSaddle(AbstractSaddleProblem):
     r"""$a x^2 - b y^2 + r x y$ with a fixed $r$: players, arguments and solution of `Saddle` and `RotatedSaddle`."""
 
-    rotation: eqx.AbstractClassVar[float]
+    rotation: ClassVar[float]
 
-    a: Float[Array, ""]
-    b: Float[Array, ""]
-    start_bound: Float[Array, ""]
-
-    def __init__(self, a: ArrayLike, b: ArrayLike, start_bound: ArrayLike = 0.5):
-        self.a, self.b = as_scalar_parameter(a, "a", True), as_scalar_parameter(b, "b", True)
-        self.start_bound = as_float_array(start_bound).astype(self.a.dtype)
+    a: Float[Array, ""] = eqx.field(converter=lambda x: as_scalar_parameter(x, "a", True))
+    b: Float[Array, ""] = eqx.field(converter=lambda x: as_scalar_parameter(x, "b", True))
+    start_bound: Float[Array, ""] = eqx.field(converter=as_float_array, default=0.5)
 
     @classmethod
     def random(
@@ -110,7 +106,7 @@ class AbstractQuadraticSaddle(AbstractSaddleProblem):
         return cls(uniform_between(keys[0], a), uniform_between(keys[1], b), start_bound)
 
     def init(self, key: PRNGKeyArray) -> Point:
-        return uniform_start(key, ((), ()), self.start_bound)
+        return uniform_start(key, ((), ()), self.start_bound.astype(self.a.dtype))
 
     def payoff(self, players: Point, sample: None) -> Float[Array, ""]:
         del sample
