@@ -114,7 +114,9 @@ def trainings(metrics: Mapping[str, Any]) -> str:
     """The meta-trainings of a recipe: how long they were, and when they were at their best."""
     rows = []
     for name, entry in metrics["training"].items():
-        best = f"{number(entry['best_validation'])} after epoch {entry['best_epoch']}"
+        best = "none; the last weights"
+        if "best_validation" in entry:
+            best = f"{number(entry['best_validation'])} after epoch {entry['best_epoch']}"
         rows.append([name, str(entry["epochs"]), duration(entry["seconds"]), best, str(entry["skipped_updates"])])
     return table(["optimizer", "epochs", "duration", "best validation loss", "skipped updates"], rows)
 
