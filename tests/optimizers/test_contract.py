@@ -79,6 +79,9 @@ def numbers(out):
     return (out.carry, out.info, out.num_steps)
 
 
+SINGLE = (jnp.float32, jnp.complex64)
+
+
 @cases
 def test_float32_players_stay_float32_with_float64_enabled(case, key):
     problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
@@ -87,7 +90,7 @@ def test_float32_players_stay_float32_with_float64_enabled(case, key):
     narrow = unroll(narrow_problem, optimizer, STEPS, key, players)
     for path, leaf in jax.tree_util.tree_leaves_with_path((players, state, narrow.carry, narrow.info)):
         if eqx.is_inexact_array(leaf):
-            assert leaf.dtype == jnp.float32, jax.tree_util.keystr(path)
+            assert leaf.dtype in SINGLE, jax.tree_util.keystr(path)
     wide = unroll(problem, optimizer, STEPS, key, cast(players, jnp.float64))
     assert {x.dtype for x in jax.tree.leaves(wide.carry[0])} == {jnp.dtype(jnp.float64)}
     assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], rtol=case.rtol_float32, atol=case.rtol_float32)
@@ -102,7 +105,7 @@ def test_bfloat16_players_keep_a_float32_state(case, key):
     assert narrow.carry[0][0].dtype == jnp.bfloat16
     for leaf in jax.tree.leaves((state, narrow.carry[1])):
         if eqx.is_inexact_array(leaf):
-            assert leaf.dtype == jnp.float32
+            assert leaf.dtype in SINGLE
     wide = unroll(quadratic(jnp.float64), optimizer, STEPS, key, cast(players, jnp.float64))
     # 8 bits of mantissa, players at most 1, 5 steps: errors up to 5 * 2**-9, where the steps add up to 0.1 and more
     assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], atol=0.02, rtol=0.02)
