@@ -22,7 +22,7 @@ AT_ANY_SCALE = {
 
 # Claims, by the start of their names, on problems or methods that the smoke scale leaves out.
 UNMEASURED = {
-    "guards/lgl2o": ("L1", "L3", "L5", "L6", "L7"),
+    "guards/lgl2o": ("L1", "L3", "L5", "L6", "L7", "L8-both", "L8-careful-own"),
     "hyper/overfit": ("O1", "O2", "O3", "O4", "O6", "O7", "O8"),
     "twin/baselines": ("B1", "B2", "B3", "B4", "B7"),
     "twin/safeguard": ("S1-", "S2-", "S3", "S4-", "S5-", "S6", "S7"),
