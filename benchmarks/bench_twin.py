@@ -7,6 +7,9 @@ checked before anything is timed (to 1e-3 relative for every epoch, float32). Th
 released code draws them. Times are of whole epochs in one run, in alternation; the best of all rounds counts, and the
 median is printed beside it. For nestax it is the time that `meta.train` itself reports per epoch, compilation apart.
 
+"one by one" is nestax without unrolling the steps between two updates. "products" is a lower bound: the matrix products
+of an epoch alone, forward, and backward to inputs and weights, on the shapes of the networks' layers.
+
 PyTorch: "batched" computes all instances at once; "looped" computes payoff and gradient one instance after the other,
 as the released code does, and calls the networks for all instances at once.
 """
@@ -95,9 +98,12 @@ def measure(threads: int, rounds: int):
         losses[kind.lower()] = [trainer.epoch(s[0], s[1]) for s in starts[: EPOCHS if kind == "Batched" else 1]]
         known = losses["nestax"][: len(losses[kind.lower()])]
         np.testing.assert_allclose(losses[kind.lower()], known, rtol=1e-3, atol=1e-6)
-    samples: dict[str, list[float]] = {"nestax": [], "batched": [], "looped": []}
+    rolled = settings | {"estimator": nx.meta.TruncatedBackprop(nx.KeepAll())}
+    samples: dict[str, list[float]] = {"nestax": [], "one by one": [], "products": [], "batched": [], "looped": []}
     for _ in range(rounds):
         samples["nestax"] += train(optimizer, tasks, settings)[0][1:]
+        samples["one by one"] += train(optimizer, tasks, rolled)[0][1:]
+        samples["products"].append(products(optimizer))
         for kind in ("Batched", "Looped"):
             trainer = torch_trainer(optimizer, tasks, kind)
             for s in starts[1:] if kind == "Batched" else starts[1:2]:
@@ -105,6 +111,28 @@ def measure(threads: int, rounds: int):
                 trainer.epoch(s[0], s[1])
                 samples[kind.lower()].append(time.perf_counter() - begin)
     return {name: {"best": min(x), "median": statistics.median(x)} for name, x in samples.items()}, losses
+
+
+def products(optimizer) -> float:
+    """Seconds for the matrix products of an epoch."""
+    import jax
+    import jax.numpy as jnp
+
+    repeats, total = 100, 0.0
+    for cell in optimizer.networks[0].cells:
+        gates, inputs = cell.weight.shape
+        for rows, inner, columns in ((128, inputs, gates), (128, gates, inputs), (gates, 128, inputs)):
+
+            @jax.jit
+            def run(left, right, out):  # each product depends on the one before, so that none is left out
+                return jax.lax.fori_loop(0, repeats, lambda _, out: (left + out[0, 0]) @ right, out)
+
+            args = (jnp.ones((rows, inner)), jnp.ones((inner, columns)), jnp.zeros((rows, columns)))
+            run(*args).block_until_ready()  # compiles
+            begin = time.perf_counter()
+            run(*args).block_until_ready()
+            total += (time.perf_counter() - begin) / repeats
+    return 2 * 50 * total  # two networks, 50 pairs
 
 
 def report(times, losses, threads: int) -> dict[str, float]:

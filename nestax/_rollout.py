@@ -111,7 +111,7 @@ class KeepAll(AbstractCheckpoint):
     """Keeps every intermediate value: fastest, memory proportional to steps × (all values inside a step).
 
     **Arguments:** `unroll`: steps per iteration of the compiled loop. Default 1. A few are faster where a step is small
-    (a quarter for the networks of `TwinLSTM`), and take as many times longer to compile.
+    (a sixth for the networks of `TwinLSTM`), and take as many times longer to compile.
     """
 
     unroll: int = eqx.field(static=True, default=1)

@@ -29,7 +29,7 @@ from ._trainer import Meta, Trainer
 from ._unroll import AbstractMetaObjective
 
 _COUNTERS = ("epoch", "skipped", "best_loss", "best_epoch")
-_CALL_SECONDS = 0.5  # a compiled call takes no longer than about this: what Ctrl-C has to wait for
+_CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
 
 
 class Validation(eqx.Module):
@@ -105,7 +105,7 @@ def train(
     `unroll` steps. Each truncation gives one meta-gradient (the mean over the problems) and one update of the
     meta-parameters; players and optimizer state are carried on, with gradients stopped (Andrychowicz et al., 2016; Chen
     et al., 2020, section 3). An epoch is one compiled loop, the same for every horizon
-    (or several, so that none takes much longer than half a second).
+    (or several, so that none takes much longer than half a second, or than one truncation).
 
     **Arguments:**
 

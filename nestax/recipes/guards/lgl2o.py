@@ -24,13 +24,8 @@ BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SE
 FAR = (*BASIC, "lgl2o-both")
 LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own")
 SOME = tuple(name for name in LONG if name not in ("adam", "lgl2o-adam", "lgl2o-both", "lgl2o-careful-own"))
-STEADY = (
-    "gl2o",
-    "lgl2o",
-    "lgl2o-100",
-    "lgl2o-adaptive",
-    "lgl2o-careful",
-)  # compared for how steady they are late on circles
+# Compared for how steady they are late on circles.
+STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful")
 
 
 @dataclasses.dataclass(frozen=True)
