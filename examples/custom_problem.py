@@ -15,7 +15,7 @@ TIMES = jnp.linspace(0.0, 5.0, 50)
 class DecayFit(nx.AbstractDeterministicProblem):
     """Fits amplitude, rate and offset of an exponential decay to noisy measurements (nonlinear least squares)."""
 
-    values: Float[Array, "times"]  # an array leaf: `vmap` over it is a batch of problems
+    values: Float[Array, " times"]  # an array leaf: `vmap` over it is a batch of problems
 
     def init(self, key):
         return (jax.random.normal(key, (3,)),)

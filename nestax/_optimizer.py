@@ -27,7 +27,7 @@ class StepInfo(eqx.Module):
       solver takes for them.
     """
 
-    losses: Float[Array, "players"]
+    losses: Float[Array, " players"]
     num_gradients: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=1)
     num_losses: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
     aux: PyTree = None

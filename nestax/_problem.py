@@ -138,7 +138,7 @@ class AbstractNestedModel(AbstractNested):
         """$F$: the model's outputs (logits, predictions) on the training batch of `sample`."""
 
     @abc.abstractmethod
-    def output_losses(self, hyperparameters: PyTree, outputs: PyTree, sample: Sample) -> Float[Array, "examples"]:
+    def output_losses(self, hyperparameters: PyTree, outputs: PyTree, sample: Sample) -> Float[Array, " examples"]:
         r"""$\ell_s$: the loss of every training example, given the model's outputs."""
 
     @abc.abstractmethod
@@ -256,7 +256,7 @@ def evaluate_losses(problem: AbstractProblem, players: Players, sample: Sample) 
 
 def joint_gradient(
     problem: AbstractProblem, players: Players, sample: Sample
-) -> tuple[Float[Array, "players"], Players]:
+) -> tuple[Float[Array, " players"], Players]:
     r"""The losses and the joint gradient $(\partial_1 L_1, \dots, \partial_n L_n)$: every player's own gradient.
 
     One forward pass and one reverse pass per player. For a single player this is the ordinary gradient.

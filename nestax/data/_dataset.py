@@ -45,7 +45,7 @@ class Dataset(eqx.Module):
     """
 
     inputs: Float[Array, "num features"]
-    labels: Int32[Array, "num"]
+    labels: Int32[Array, " num"]
     name: str = eqx.field(static=True)
     num_classes: int = eqx.field(static=True)
     input_shape: tuple[int, ...] = eqx.field(static=True)

@@ -39,7 +39,7 @@ class Corpus(eqx.Module):
     ```
     """
 
-    tokens: Int32[Array, "num"]
+    tokens: Int32[Array, " num"]
     vocabulary: tuple[str, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True)
 

@@ -15,7 +15,7 @@ class Regression(eqx.Module):
     """Examples of a regression: `inputs`, one row per example, `targets`, and a `name` for messages and plots."""
 
     inputs: Float[Array, "num features"]
-    targets: Float[Array, "num"]
+    targets: Float[Array, " num"]
     name: str = eqx.field(static=True)
 
     def __len__(self) -> int:

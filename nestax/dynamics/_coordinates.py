@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 # would not exist: a complex entry counts as two real ones.
 
 
-def ravel_real(tree: PyTree) -> tuple[Float[Array, "dim"], Callable[[Float[Array, "dim"]], PyTree]]:
+def ravel_real(tree: PyTree) -> tuple[Float[Array, " dim"], Callable[[Float[Array, " dim"]], PyTree]]:
     """All arrays of `tree` (floating-point or complex) as one real vector, and the way back.
 
     Leaves follow each other in pytree order; a complex leaf gives all its real parts, then all its imaginary parts. The

@@ -41,11 +41,11 @@ class JacobianOperator(eqx.Module):
         """The dtype of the vectors."""
         return np.dtype(jax.eval_shape(lambda tree: ravel_real(tree)[0], self.point).dtype)
 
-    def mv(self, vector: Float[Array, "dim"]) -> Float[Array, "dim"]:
+    def mv(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """$J v$, by one forward derivative."""
         return _product(self.function, self.point, vector)
 
-    def transpose_mv(self, vector: Float[Array, "dim"]) -> Float[Array, "dim"]:
+    def transpose_mv(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
         r"""$J^\top v$, by one reverse derivative."""
         return _transposed_product(self.function, self.point, vector)
 
@@ -53,7 +53,7 @@ class JacobianOperator(eqx.Module):
         """$J$ as a matrix: as many forward derivatives as there are coordinates, and the square of them in memory."""
         return _dense(self.function, self.point)
 
-    def unravel(self, vector: Float[Array, "dim"]) -> PyTree:
+    def unravel(self, vector: Float[Array, " dim"]) -> PyTree:
         """A vector as a pytree like the point: for instance the direction in which an eigenvector moves each player."""
         return ravel_real(self.point)[1](vector)
 

@@ -25,7 +25,7 @@ class TangentStep(AbstractStep):
 
     def __call__(
         self, carry: tuple[PyTree, Float[Array, "dim directions"]], x: PyTree
-    ) -> tuple[tuple[PyTree, Float[Array, "dim directions"]], Float[Array, "directions"]]:
+    ) -> tuple[tuple[PyTree, Float[Array, "dim directions"]], Float[Array, " directions"]]:
         inner, frame = carry
         moving, fixed = eqx.partition(inner, eqx.is_inexact_array)
         flat, unravel = ravel_real(moving)

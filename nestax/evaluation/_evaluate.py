@@ -31,7 +31,7 @@ class Curve:
     """
 
     losses: Float[np.ndarray, "seeds steps"]
-    gradients: Int[np.ndarray, "steps"]
+    gradients: Int[np.ndarray, " steps"]
     seconds_per_step: float
 
     def log_loss(self, step: int) -> tuple[float, float, float]:
@@ -86,7 +86,7 @@ def _finite(values: Sequence[float]) -> list[float | None]:
     return [round(v, 4) if np.isfinite(v) else None for v in values]
 
 
-def plot_steps(num_steps: int) -> Int[np.ndarray, "points"]:
+def plot_steps(num_steps: int) -> Int[np.ndarray, " points"]:
     """At most 100 numbers of steps, evenly spaced on a logarithmic axis."""
     return np.unique(np.geomspace(1, num_steps, min(100, num_steps)).round().astype(int))
 

@@ -58,7 +58,7 @@ class AbstractGameScore(eqx.Module):
     """What a run is worth: the lower the better. Always finite, so that one failed run does not hide the others."""
 
     @abc.abstractmethod
-    def __call__(self, measures: Measures, num_gradients: Int[Array, "steps"]) -> Float[Array, ""]:
+    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
         """The score of one run, from its measures at all times and the gradients of each step."""
 
 
@@ -72,7 +72,7 @@ class TailDistance(AbstractGameScore):
     low: float = 1e-12
     high: float = 1e6
 
-    def __call__(self, measures: Measures, num_gradients: Int[Array, "steps"]) -> Float[Array, ""]:
+    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
         del num_gradients
         distances = jnp.linalg.norm(measures.distances, axis=-1)
 
@@ -92,7 +92,7 @@ class GradientsToReach(AbstractGameScore):
     tolerance: float = 1e-4
     penalty: float = 2.0
 
-    def __call__(self, measures: Measures, num_gradients: Int[Array, "steps"]) -> Float[Array, ""]:
+    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
         norms = measures.gradient_norms
         above = ~(norms < self.tolerance * norms[0])
         last = len(norms) - jnp.argmax(above[::-1])  # one past the last time above
@@ -112,7 +112,7 @@ class GridSearch:
 
     names: tuple[str, ...]
     points: Float[np.ndarray, "points names"]
-    scores: Float[np.ndarray, "points"]
+    scores: Float[np.ndarray, " points"]
 
     def best(self) -> dict[str, float]:
         """The hyperparameters with the lowest score."""

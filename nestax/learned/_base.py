@@ -56,18 +56,18 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer, AbstractGradientOptimizer
         """The state from which features of `num` coordinates are computed."""
 
     @abc.abstractmethod
-    def features(self, gradient: Float[Array, "n"], state: PyTree) -> tuple[Float[Array, "features n"], PyTree]:
+    def features(self, gradient: Float[Array, " n"], state: PyTree) -> tuple[Float[Array, "features n"], PyTree]:
         """The network's inputs. They depend on gradients alone, so they are constants for the meta-gradient."""
 
     @abc.abstractmethod
-    def scale_output(self, output: Float[Array, "n"]) -> Float[Array, "n"]:
+    def scale_output(self, output: Float[Array, " n"]) -> Float[Array, " n"]:
         """The update, from the network's raw output. Elementwise."""
 
     def meta_parameters(self) -> PyTree[bool]:
         nothing = jax.tree.map(lambda _: False, self)
         return eqx.tree_at(lambda o: o.network, nothing, jax.tree.map(eqx.is_inexact_array, self.network))
 
-    def flat_gradient(self, gradients: PyTree) -> Float[Array, "n"]:
+    def flat_gradient(self, gradients: PyTree) -> Float[Array, " n"]:
         """All gradients as one vector in the dtype of the computation, held constant unless `second_derivatives`."""
         dtype = common_dtype(gradients, jnp.float32)
         flat = jnp.concatenate([x.astype(dtype).ravel() for x in jax.tree.leaves(gradients)])
@@ -95,7 +95,7 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer, AbstractGradientOptimizer
         return updates, CoordinatewiseState(feature_state, network_state)
 
 
-def unravel_like(flat: Float[Array, "n"], like: PyTree) -> PyTree:
+def unravel_like(flat: Float[Array, " n"], like: PyTree) -> PyTree:
     """Cuts `flat` into the leaves of `like`, in their shapes and dtypes."""
     leaves, structure = jax.tree.flatten(like)
     pieces, start = [], 0

@@ -66,14 +66,14 @@ class L2ODM(AbstractCoordinatewise):
     def init_features(self, num: int, dtype: Any) -> None:
         del num, dtype
 
-    def features(self, gradient: Float[Array, "n"], state: None) -> tuple[Float[Array, "features n"], None]:
+    def features(self, gradient: Float[Array, " n"], state: None) -> tuple[Float[Array, "features n"], None]:
         return log_and_sign(gradient, self.p), state
 
-    def scale_output(self, output: Float[Array, "n"]) -> Float[Array, "n"]:
+    def scale_output(self, output: Float[Array, " n"]) -> Float[Array, " n"]:
         return self.scale.astype(output.dtype) * output
 
 
-def log_and_sign(gradient: Float[Array, "n"], p: Float[Array, ""]) -> Float[Array, "2 n"]:
+def log_and_sign(gradient: Float[Array, " n"], p: Float[Array, ""]) -> Float[Array, "2 n"]:
     """The two features of `L2ODM`, in its order: logarithm, then sign."""
     p = p.astype(gradient.dtype)
     log = jnp.log(jnp.abs(gradient) + _EPS) / p

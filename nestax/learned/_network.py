@@ -46,7 +46,7 @@ class LSTMCell(eqx.Module):
     """
 
     weight: Float[Array, "gates inputs"]
-    bias: Float[Array, "gates"]
+    bias: Float[Array, " gates"]
     input_size: int = eqx.field(static=True)
     hidden_size: int = eqx.field(static=True)
 
@@ -59,7 +59,7 @@ class LSTMCell(eqx.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
 
-    def folded(self) -> tuple[Float[Array, "gates inputs"], Float[Array, "gates"]]:
+    def folded(self) -> tuple[Float[Array, "gates inputs"], Float[Array, " gates"]]:
         """Weight and bias with the forget bias and the 1/2 of the logistic function multiplied in.
 
         Multiplication by 1/2 is exact. The logistic function through `tanh` is the faster one of the two in XLA.
@@ -93,9 +93,9 @@ class CoordinatewiseLSTM(eqx.Module):
     """
 
     projection_weight: Float[Array, "projection features"] | None
-    projection_bias: Float[Array, "projection"] | None
+    projection_bias: Float[Array, " projection"] | None
     cells: tuple[LSTMCell, ...]
-    readout_weight: Float[Array, "hidden"]
+    readout_weight: Float[Array, " hidden"]
     readout_bias: Float[Array, ""]
     num_features: int = eqx.field(static=True)
     hidden_sizes: tuple[int, ...] = eqx.field(static=True)
@@ -141,12 +141,12 @@ class CoordinatewiseLSTM(eqx.Module):
             return features
         return jax.nn.elu(self.projection_weight @ features + self.projection_bias[:, None])
 
-    def readout(self, h: Float[Array, "hidden n"]) -> Float[Array, "n"]:
+    def readout(self, h: Float[Array, "hidden n"]) -> Float[Array, " n"]:
         return self.readout_weight @ h + self.readout_bias
 
     def __call__(
         self, features: Float[Array, "features n"], state: tuple[LSTMState, ...]
-    ) -> tuple[Float[Array, "n"], tuple[LSTMState, ...]]:
+    ) -> tuple[Float[Array, " n"], tuple[LSTMState, ...]]:
         """One step for n coordinates: `(output, state)`.
 
         Plain code without blocks: XLA runs large products and large fusions on all cores, but the body of a loop over
@@ -167,7 +167,7 @@ def weighted_outputs_gradient(
     features: Float[Array, "steps features n"],
     state: tuple[LSTMState, ...],
     cotangents: Float[Array, "steps n"],
-    postprocess: Callable[[Float[Array, "block"]], Float[Array, "block"]] = lambda output: output,
+    postprocess: Callable[[Float[Array, " block"]], Float[Array, " block"]] = lambda output: output,
     *,
     block_size: int | None = None,
 ) -> CoordinatewiseLSTM:

@@ -16,8 +16,8 @@ _EPS = 1e-8
 class Moments(eqx.Module):
     """Running moments of the gradient, and how many gradients they have seen."""
 
-    first: Float[Array, "n"]
-    second: Float[Array, "n"]
+    first: Float[Array, " n"]
+    second: Float[Array, " n"]
     count: Int[Array, ""]
 
 
@@ -83,7 +83,7 @@ class RNNprop(AbstractCoordinatewise):
     def init_features(self, num: int, dtype: Any) -> Moments:
         return Moments(jnp.zeros(num, dtype), jnp.zeros(num, dtype), jnp.zeros((), jnp.int32))
 
-    def features(self, gradient: Float[Array, "n"], state: Moments) -> tuple[Float[Array, "2 n"], Moments]:
+    def features(self, gradient: Float[Array, " n"], state: Moments) -> tuple[Float[Array, "2 n"], Moments]:
         dtype = gradient.dtype
         b1, b2, count = self.b1.astype(dtype), self.b2.astype(dtype), state.count + 1
         first = b1 * state.first + (1 - b1) * gradient
@@ -93,5 +93,5 @@ class RNNprop(AbstractCoordinatewise):
         features = jnp.stack([first / (1 - b1**steps) / root, gradient / root])
         return features, Moments(first, second, count)
 
-    def scale_output(self, output: Float[Array, "n"]) -> Float[Array, "n"]:
+    def scale_output(self, output: Float[Array, " n"]) -> Float[Array, " n"]:
         return self.scale.astype(output.dtype) * jnp.tanh(output)

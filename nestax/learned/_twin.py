@@ -227,7 +227,7 @@ class TwinLSTM(AbstractLearnedOptimizer):
             _put(state.hidden, slot, hidden), _put(state.memory, i, memory), state.half_steps + 1
         )
 
-    def _warm_up(self, displacement: Float[Array, "n"], half_steps: Int[Array, ""]) -> Float[Array, "n"]:
+    def _warm_up(self, displacement: Float[Array, " n"], half_steps: Int[Array, ""]) -> Float[Array, " n"]:
         dtype = displacement.dtype
         total = jnp.floor(2 * self.sign_warmup_fraction * self.horizon).astype(dtype)
         start, stop = self.sign_warmup_start.astype(dtype), self.sign_warmup_stop.astype(dtype)
@@ -250,13 +250,13 @@ def check_zero_sum(problem: AbstractProblem, players: Players, name: str) -> Non
 
 def payoff_gradients(
     problem: AbstractProblem, players: Players, sample: Sample
-) -> tuple[Float[Array, "players"], tuple[PyTree, PyTree]]:
+) -> tuple[Float[Array, " players"], tuple[PyTree, PyTree]]:
     r"""The losses, and the payoff's gradients $(\nabla_x f, \nabla_y f)$, without the sign of the second player."""
     losses, (x, y) = joint_gradient(problem, players, sample)
     return losses, (x, jax.tree.map(jnp.negative, y))
 
 
-def paired(gradients: PyTree, i: int, dtype: Any) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+def paired(gradients: PyTree, i: int, dtype: Any) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The gradient of player `i` as a vector, and beside it what each of its coordinates sees of the other player."""
     own, other = jax.tree.leaves(gradients[i]), jax.tree.leaves(gradients[1 - i])
     if len(own) != len(other):
@@ -270,5 +270,5 @@ def paired(gradients: PyTree, i: int, dtype: Any) -> tuple[Float[Array, "n"], Fl
     return jnp.concatenate(own), jnp.concatenate(seen)
 
 
-def _root_mean_square(x: Float[Array, "n"]) -> Float[Array, ""]:
+def _root_mean_square(x: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(x**2))

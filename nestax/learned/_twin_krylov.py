@@ -31,9 +31,9 @@ class TwinKrylovState(eqx.Module):
 
     moves: Float[Array, "memory n"]
     changes: Float[Array, "memory n"]
-    latest: Float[Array, "n"]
-    players: Float[Array, "n"]
-    gradient: Float[Array, "n"]
+    latest: Float[Array, " n"]
+    players: Float[Array, " n"]
+    gradient: Float[Array, " n"]
     slope: Float[Array, ""]
     hidden: tuple[PyTree, ...]  # the players' arrays may differ in length
     count: Int[Array, ""]
@@ -169,7 +169,7 @@ class TwinKrylov(AbstractLearnedOptimizer):
         )
         return apply_updates(players, updates), new, StepInfo(losses)
 
-    def _first_move(self, gradient: Float[Array, "n"]) -> Float[Array, "n"]:
+    def _first_move(self, gradient: Float[Array, " n"]) -> Float[Array, " n"]:
         size = _norm(gradient)
         first, most = self.first_step.astype(size.dtype), self.max_first_step.astype(size.dtype)
         return -gradient * jnp.minimum(first, most / jnp.where(size > 0, size, jnp.ones_like(size)))
@@ -203,11 +203,11 @@ class TwinKrylov(AbstractLearnedOptimizer):
         return moves, changes, newest, jnp.maximum(state.slope, last), last, learned
 
 
-def _ravel(tree: PyTree, dtype: Any) -> Float[Array, "n"]:
+def _ravel(tree: PyTree, dtype: Any) -> Float[Array, " n"]:
     return jnp.concatenate([x.astype(dtype).ravel() for x in jax.tree.leaves(tree)])
 
 
-def _norm(x: Float[Array, "n"]) -> Float[Array, ""]:
+def _norm(x: Float[Array, " n"]) -> Float[Array, ""]:
     """The Euclidean norm, with the derivative 0 at 0."""
     square = jnp.sum(x**2)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, jnp.ones_like(square))), jnp.zeros_like(square))
@@ -224,7 +224,7 @@ def _log_ratio(a: Float[Array, ""], b: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.where(ratio > 0, jnp.clip(jnp.log(jnp.where(ratio > 0, ratio, jnp.ones_like(a))), -3, 3), 0 * ratio)
 
 
-def _cosine(a: Float[Array, "n"], b: Float[Array, "n"]) -> Float[Array, ""]:
+def _cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
     return _ratio(jnp.sum(a * b), _norm(a) * _norm(b))
 
 
@@ -253,6 +253,6 @@ def _features(gradient, rest, latest, seen, state: TwinKrylovState, split: int, 
     return columns
 
 
-def _per_coordinate(outputs, k: int, split: int, like: Float[Array, "n"]) -> Float[Array, "n"]:
+def _per_coordinate(outputs, k: int, split: int, like: Float[Array, " n"]) -> Float[Array, " n"]:
     """Output `k` of each player's network at all coordinates of that player."""
     return jnp.where(jnp.arange(like.size) < split, outputs[0][k], outputs[1][k])

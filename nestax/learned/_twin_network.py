@@ -27,7 +27,7 @@ class TwinNetwork(eqx.Module):
 
     cells: tuple[LSTMCell, ...]
     readout_weight: Float[Array, "outputs hidden"]
-    readout_bias: Float[Array, "outputs"]
+    readout_bias: Float[Array, " outputs"]
     hidden_sizes: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 RuleName = Literal["secant", "gradients"]
 
-Vector = Float[Array, "n"]
+Vector = Float[Array, " n"]
 Scalar = Float[Array, ""]
 
 # Small numbers of the secant features, in units of a gradient or of a step: below the second a change counts as none.

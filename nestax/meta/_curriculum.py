@@ -49,7 +49,7 @@ class InstanceCurriculum(eqx.Module):
         """$C(e)$."""
         return min(float(self.start) + epoch * float(self.growth), 1.0)
 
-    def select(self, grades: Float[Array, "tasks"], share: Float[Array, ""]) -> Bool[Array, "tasks"]:
+    def select(self, grades: Float[Array, " tasks"], share: Float[Array, ""]) -> Bool[Array, " tasks"]:
         """The easiest `share` of the instances, rounded down, and at least one."""
         # Halves of a rounding error on top: 0.29 * 100 must be 29.
         num = jnp.maximum(jnp.floor(share * grades.size + 1e-4), 1)
@@ -60,21 +60,21 @@ class Ranking(eqx.Module):
     """A curriculum in the middle of an epoch: the instances' grades so far, and the share of them that counts."""
 
     curriculum: InstanceCurriculum
-    grades: Float[Array, "tasks"]
+    grades: Float[Array, " tasks"]
     share: Float[Array, ""]
 
     def grade(self, unroll: Unroll) -> Float[Array, ""]:
         """The difficulty of one instance."""
         return self.curriculum.grade(unroll)
 
-    def add(self, grades: Float[Array, "tasks"]) -> "Ranking":
+    def add(self, grades: Float[Array, " tasks"]) -> "Ranking":
         """With the grades of one more unroll."""
         return eqx.tree_at(lambda r: r.grades, self, self.grades + grades.astype(self.grades.dtype))
 
-    def after(self, grades: Float[Array, "tasks"]) -> "Ranking":
+    def after(self, grades: Float[Array, " tasks"]) -> "Ranking":
         """The ranking for a meta-update whose unrolls have these grades: the same where it is made once per epoch."""
         return self.add(grades) if self.curriculum.ranked == "update" else self
 
-    def counts(self) -> Bool[Array, "tasks"]:
+    def counts(self) -> Bool[Array, " tasks"]:
         """Which instances count."""
         return self.curriculum.select(self.grades, self.share)

@@ -88,7 +88,7 @@ def _split_last(samples: Sample) -> tuple[Sample, Sample]:
     return jax.tree.map(lambda x: x[:-1], samples), jax.tree.map(lambda x: x[-1, 0], samples)
 
 
-def _single_player(losses: Float[Array, "length players"]) -> Float[Array, "length"]:
+def _single_player(losses: Float[Array, "length players"]) -> Float[Array, " length"]:
     if losses.shape[1] != 1:
         raise ValueError(
             f"This meta-loss is for problems with one player, got {losses.shape[1]}. For games pass a meta-objective, "
@@ -246,7 +246,7 @@ class CoordinateSum(AbstractGradientEstimator):
 
     def _draw(
         self, sizes: list[int], dtype, key: PRNGKeyArray
-    ) -> tuple[Int[Array, "chosen"] | None, Float[Array, "chosen"] | None]:
+    ) -> tuple[Int[Array, " chosen"] | None, Float[Array, " chosen"] | None]:
         """Which coordinates to use, and by how much to weight each; `None` for all of them."""
         most = self.max_coordinates
         if most is None or max(sizes) <= most:
@@ -265,7 +265,7 @@ class CoordinateSum(AbstractGradientEstimator):
         return jnp.concatenate(chosen), jnp.concatenate(weights)
 
 
-def _take(state: PyTree, index: Int[Array, "chosen"] | None, num: int) -> PyTree:
+def _take(state: PyTree, index: Int[Array, " chosen"] | None, num: int) -> PyTree:
     """The coordinates `index` of a state whose per-coordinate arrays have the coordinates on their last axis."""
     if index is None:
         return state

@@ -227,7 +227,7 @@ class RelativeLog(AbstractMetaObjective):
         return jnp.sum(jnp.log(jnp.maximum(values[1:] / first, self.floor.astype(values.dtype))))
 
 
-def _measured(measure: AbstractMeasure, unroll: Unroll) -> Float[Array, "length"]:
+def _measured(measure: AbstractMeasure, unroll: Unroll) -> Float[Array, " length"]:
     return jax.vmap(lambda players, sample: measure(unroll.problem, players, sample))(unroll.players, unroll.samples)
 
 

@@ -88,7 +88,7 @@ class Instances(AbstractTasks):
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         return self.get(jax.random.randint(key, (), 0, self.num))
 
-    def select(self, keys: Key[Array, "tasks"]) -> Int[Array, "tasks"]:
+    def select(self, keys: Key[Array, " tasks"]) -> Int[Array, " tasks"]:
         if keys.size > self.num:
             raise ValueError(f"There are {self.num} instances, so `num_tasks` can be at most that, got {keys.size}.")
         if keys.size == self.num:

@@ -11,11 +11,11 @@ class AbstractMetaLoss(eqx.Module):
     r"""Maps the losses $f(\theta_0), \dots, f(\theta_L)$ of an unroll of $L$ steps to one number."""
 
     @abc.abstractmethod
-    def __call__(self, losses: Float[Array, "length"]) -> Float[Array, ""]:
+    def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         """`losses` has length $L + 1$: before each step, and after the last one."""
 
 
-def _weighted_sum(values: Float[Array, "length"], weights: Float[Array, "length"] | None) -> Float[Array, ""]:
+def _weighted_sum(values: Float[Array, " length"], weights: Float[Array, " length"] | None) -> Float[Array, ""]:
     if weights is None:
         return jnp.sum(values)
     if weights.shape != values.shape:
@@ -29,16 +29,16 @@ def _weighted_sum(values: Float[Array, "length"], weights: Float[Array, "length"
 class Sum(AbstractMetaLoss):
     r"""$\sum_{t=0}^{L} w_t f(\theta_t)$ with $w_t = 1$ by default (Andrychowicz et al., 2016, eq. 3)."""
 
-    weights: Float[Array, "length"] | None = None
+    weights: Float[Array, " length"] | None = None
 
-    def __call__(self, losses: Float[Array, "length"]) -> Float[Array, ""]:
+    def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         return _weighted_sum(losses, self.weights)
 
 
 class Last(AbstractMetaLoss):
     r"""$f(\theta_L)$: only the end counts (Lv et al., 2017)."""
 
-    def __call__(self, losses: Float[Array, "length"]) -> Float[Array, ""]:
+    def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         return losses[-1]
 
 
@@ -51,7 +51,7 @@ class SumLog(AbstractMetaLoss):
     """
 
     eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-6)
-    weights: Float[Array, "length"] | None = None
+    weights: Float[Array, " length"] | None = None
 
-    def __call__(self, losses: Float[Array, "length"]) -> Float[Array, ""]:
+    def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         return _weighted_sum(jnp.log(losses + self.eps.astype(losses.dtype)), self.weights)

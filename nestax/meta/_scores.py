@@ -23,7 +23,7 @@ class AbstractScore(eqx.Module):
         """The score, from what was kept of all runs, stacked on a leading axis. A non-finite score never wins."""
 
 
-def _joint_distances(unroll: Unroll) -> Float[Array, "length"]:
+def _joint_distances(unroll: Unroll) -> Float[Array, " length"]:
     """The distance of the pair of players to the solutions at every point; infinite where it is not finite."""
     squares = jax.vmap(lambda p: jnp.sum(jnp.stack(distances(unroll.problem, p)) ** 2))(unroll.players)
     return jnp.sqrt(jnp.where(jnp.isfinite(squares), squares, jnp.inf))
@@ -43,7 +43,7 @@ class TailDistance(AbstractScore):
         values = _joint_distances(unroll)
         return jnp.sum(values[round((1 - self.part) * (values.size - 1)) + 1 :] ** 2)
 
-    def total(self, kept: Float[Array, "runs"]) -> Float[Array, ""]:
+    def total(self, kept: Float[Array, " runs"]) -> Float[Array, ""]:
         return jnp.mean(kept)
 
 
@@ -102,5 +102,5 @@ class GradientsToTolerance(AbstractScore):
         missing = jnp.log(jnp.maximum(jnp.min(sizes) / goal, jnp.ones_like(goal)))
         return jnp.log(jnp.maximum(steps, 1)) + missing
 
-    def total(self, kept: Float[Array, "runs"]) -> Float[Array, ""]:
+    def total(self, kept: Float[Array, " runs"]) -> Float[Array, ""]:
         return jnp.mean(kept)

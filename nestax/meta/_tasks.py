@@ -19,7 +19,7 @@ class AbstractTasks(eqx.Module):
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         """Draws a problem. All draws have the same structure, shapes and dtypes."""
 
-    def select(self, keys: Key[Array, "tasks"]) -> PyTree:
+    def select(self, keys: Key[Array, " tasks"]) -> PyTree:
         """What tells the problems of one epoch apart, on a leading axis: by default the keys that draw them."""
         return keys
 
@@ -50,7 +50,7 @@ class Batch(eqx.Module):
     tasks: AbstractTasks
     chosen: PyTree
     carry: PyTree
-    keys: Key[Array, "tasks"]
+    keys: Key[Array, " tasks"]
 
     def map(self, function: Callable, num_steps: int, samples_per_step: int) -> PyTree:
         """`function(problem, carry, samples, key)` of every task, stacked; `samples` for `num_steps` steps and the
@@ -144,8 +144,8 @@ class CombinedProblem(AbstractProblem):
     """The sum of a problem and a capped quadratic of further variables; the player is `(params, z)`."""
 
     problem: AbstractProblem
-    target: Float[Array, "n"]
-    scale: Float[Array, "n"]
+    target: Float[Array, " n"]
+    scale: Float[Array, " n"]
 
     def init(self, key: PRNGKeyArray) -> Players:
         (params,) = self.problem.init(key)

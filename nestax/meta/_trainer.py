@@ -90,7 +90,7 @@ class Trainer:
         numbers = (jnp.asarray(index), jnp.asarray(stop), jnp.asarray(horizon))
         return self._advance(meta, carry, key, *numbers, *self._fixed, *self._how)
 
-    def validate(self, meta: Meta, score, tasks, keys: Key[Array, "runs"], horizon: int, window: int) -> float:
+    def validate(self, meta: Meta, score, tasks, keys: Key[Array, " runs"], horizon: int, window: int) -> float:
         rest, own = self._fixed
         tasks = own if tasks is None else tasks
         return float(self._validate(meta.weights, rest, tasks, score, keys, horizon, min(window, horizon)))

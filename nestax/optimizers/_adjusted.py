@@ -34,7 +34,7 @@ class AbstractAdjustedGradient(AbstractOptimizer):
     @abc.abstractmethod
     def adjusted_gradient(
         self, problem: AbstractProblem, players: Players, sample: Sample
-    ) -> tuple[Float[Array, "players"], Players, int | Int[Array, ""]]:
+    ) -> tuple[Float[Array, " players"], Players, int | Int[Array, ""]]:
         """The losses, the adjusted joint gradient, and how many joint gradients it has cost."""
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> PyTree:

@@ -14,8 +14,8 @@ from ._complex import check_has_complex_dtype, check_inside_unit_circle, check_r
 
 def linked_momentum(
     matrix: Inexact[Array, "buffers buffers"],
-    gradient_weights: Inexact[Array, "buffers"],
-    output_weights: Inexact[Array, "buffers"],
+    gradient_weights: Inexact[Array, " buffers"],
+    output_weights: Inexact[Array, " buffers"],
 ) -> optax.GradientTransformation:
     r"""Momentum in $K$ linked buffers.
 
@@ -92,7 +92,7 @@ def linked_momentum(
 
 
 def aggregated_momentum(
-    learning_rates: Inexact[Array, "buffers"], momenta: Inexact[Array, "buffers"]
+    learning_rates: Inexact[Array, " buffers"], momenta: Inexact[Array, " buffers"]
 ) -> optax.GradientTransformation:
     r"""$K$ independent momenta, which move the parameters together.
 

@@ -20,7 +20,7 @@ def replace_player(players: Players, i: int, own: PyTree) -> Players:
 
 def own_gradient(
     problem: AbstractProblem, players: Players, sample: Sample, i: int
-) -> tuple[Float[Array, "players"], PyTree]:
+) -> tuple[Float[Array, " players"], PyTree]:
     r"""All losses, and the gradient of player `i` alone, $\partial_i L_i$: one forward and one reverse pass."""
 
     def own_loss(own):

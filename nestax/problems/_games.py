@@ -89,8 +89,8 @@ class InterpolatedGame(AbstractMinimax, AbstractDeterministicProblem):
     2022.
     """
 
-    gamma: Float[Array, "dim"]
-    scalings: Float[Array, "dim"]
+    gamma: Float[Array, " dim"]
+    scalings: Float[Array, " dim"]
     half: bool = eqx.field(static=True)
 
     def __init__(self, gamma: ArrayLike, scalings: ArrayLike | None = None, half: bool = True):
@@ -108,25 +108,25 @@ class InterpolatedGame(AbstractMinimax, AbstractDeterministicProblem):
             )
         check_finite(self.scalings, "scalings")
 
-    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "dim"], Float[Array, "dim"]]:
+    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
         x, y = jax.random.normal(key, (2, self.gamma.size), self.gamma.dtype)
         return x, y
 
-    def payoff(self, players: tuple[Float[Array, "dim"], Float[Array, "dim"]], sample: None) -> Float[Array, ""]:
+    def payoff(self, players: tuple[Float[Array, " dim"], Float[Array, " dim"]], sample: None) -> Float[Array, ""]:
         del sample
         x, y = players
         mixed, own = (self.scalings * self.gamma).astype(x.dtype), self._curvatures().astype(x.dtype)
         return jnp.sum(mixed * x * y + own / 2 * (x**2 - y**2))
 
-    def solution(self) -> tuple[Float[Array, "dim"], Float[Array, "dim"]]:
+    def solution(self) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
         """The equilibrium: the origin."""
         return jnp.zeros_like(self.gamma), jnp.zeros_like(self.gamma)
 
-    def eigenvalues(self) -> Complex[Array, "twice_dim"]:
+    def eigenvalues(self) -> Complex[Array, " twice_dim"]:
         """The eigenvalues of the game Jacobian: first those of the upper half plane, then their conjugates."""
         return _pairs(self._curvatures(), self.scalings * self.gamma)
 
-    def _curvatures(self) -> Float[Array, "dim"]:
+    def _curvatures(self) -> Float[Array, " dim"]:
         """$2 c a_j (1 - \\gamma_j)$: the second derivative of each player's loss in its own coordinates."""
         return (1 if self.half else 2) * self.scalings * (1 - self.gamma)
 
@@ -154,6 +154,6 @@ def random_interpolated_game(
     return InterpolatedGame(gamma_max * draw, half=half)
 
 
-def _pairs(real: Float[Array, "dim"], imaginary: Float[Array, "dim"]) -> Complex[Array, "twice_dim"]:
+def _pairs(real: Float[Array, " dim"], imaginary: Float[Array, " dim"]) -> Complex[Array, " twice_dim"]:
     upper = jax.lax.complex(real, imaginary)
     return jnp.concatenate([upper, jnp.conj(upper)])

@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._problem import AbstractProblem, Players, Sample, common_dtype
 
 Losses = tuple[Float[Array, ""], Float[Array, ""]]
-Logits = tuple[Float[Array, "batch"], Float[Array, "batch"]]
+Logits = tuple[Float[Array, " batch"], Float[Array, " batch"]]
 
 
 class AbstractGANLoss(eqx.Module):
     """What the generator and the discriminator minimize, given the discriminator's logits."""
 
     @abc.abstractmethod
-    def __call__(self, real: Float[Array, "batch"], fake: Float[Array, "batch"]) -> Losses:
+    def __call__(self, real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> Losses:
         """The losses `(generator, discriminator)`; a large logit means that the discriminator takes it for real."""
 
 
@@ -45,7 +45,7 @@ class NonSaturatingLoss(AbstractGANLoss):
     ```
     """
 
-    def __call__(self, real: Float[Array, "batch"], fake: Float[Array, "batch"]) -> Losses:
+    def __call__(self, real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> Losses:
         return jnp.mean(jax.nn.softplus(-fake)), _logistic(real, fake)
 
 
@@ -69,7 +69,7 @@ class MinimaxLoss(AbstractGANLoss):
     ```
     """
 
-    def __call__(self, real: Float[Array, "batch"], fake: Float[Array, "batch"]) -> Losses:
+    def __call__(self, real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> Losses:
         discriminator = _logistic(real, fake)
         return -discriminator, discriminator
 
@@ -96,11 +96,11 @@ class HingeLoss(AbstractGANLoss):
     ```
     """
 
-    def __call__(self, real: Float[Array, "batch"], fake: Float[Array, "batch"]) -> Losses:
+    def __call__(self, real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> Losses:
         return -jnp.mean(fake), jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
 
 
-def _logistic(real: Float[Array, "batch"], fake: Float[Array, "batch"]) -> Float[Array, ""]:
+def _logistic(real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> Float[Array, ""]:
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
 
 

@@ -27,9 +27,9 @@ class Batch(eqx.Module):
     """
 
     inputs: Float[Array, "batch ..."]
-    labels: Int[Array, "batch"]
-    indices: Int[Array, "batch"]
-    importance: Float[Array, "batch"] | None = None
+    labels: Int[Array, " batch"]
+    indices: Int[Array, " batch"]
+    importance: Float[Array, " batch"] | None = None
 
 
 class AbstractHyperparameters(eqx.Module):

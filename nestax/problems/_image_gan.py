@@ -112,8 +112,8 @@ class ImageGAN(AbstractGAN):
         players: tuple[Network, Network],
         key: PRNGKeyArray,
         num: int,
-        labels: Int[Array, "num"] | None = None,
-    ) -> tuple[Float[Array, "num ..."], Int[Array, "num"]]:
+        labels: Int[Array, " num"] | None = None,
+    ) -> tuple[Float[Array, "num ..."], Int[Array, " num"]]:
         """`num` images with pixels in [0, 1], of shape `(num, *input_shape)`, and their labels.
 
         **Arguments:**
@@ -169,8 +169,8 @@ class ImageGAN(AbstractGAN):
         }
 
     def _discriminate(
-        self, network: Network, images: Float[Array, "batch ..."], labels: Int[Array, "batch"]
-    ) -> Float[Array, "batch"]:
+        self, network: Network, images: Float[Array, "batch ..."], labels: Int[Array, " batch"]
+    ) -> Float[Array, " batch"]:
         dtype = common_dtype(network)
         # centred, so that the first layer does not see a large mean
         x = 2 * images.astype(dtype).reshape(images.shape[0], *self._shapes[0]) - 1

@@ -90,7 +90,7 @@ class LogisticRegression(AbstractProblem):
         return fraction_correct(_logits(players[0], self.dataset.inputs), self.dataset.labels)
 
     def _loss(
-        self, params: Params, inputs: Float[Array, "batch features"], labels: Int[Array, "batch"]
+        self, params: Params, inputs: Float[Array, "batch features"], labels: Int[Array, " batch"]
     ) -> Float[Array, ""]:
         loss = cross_entropy(_logits(params, inputs), labels)
         squares = jnp.sum(params["weight"] ** 2) + jnp.sum(params["bias"] ** 2)

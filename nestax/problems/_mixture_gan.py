@@ -28,7 +28,7 @@ class ModeCoverage(eqx.Module):
 
     num_modes: Int[Array, ""]
     high_quality: Float[Array, ""]
-    fractions: Float[Array, "modes"]
+    fractions: Float[Array, " modes"]
 
 
 class MixtureGAN(AbstractGAN):

@@ -110,7 +110,7 @@ class NestedClassifier(AbstractNestedModel):
         logits = self.architecture(weights, batch.inputs, *([site] if self.hyperparameters.sites else []))
         return logits, penalty(logits)
 
-    def output_losses(self, hyperparameters: Values, outputs: Outputs, sample: Sample) -> Float[Array, "examples"]:
+    def output_losses(self, hyperparameters: Values, outputs: Outputs, sample: Sample) -> Float[Array, " examples"]:
         logits, penalty = outputs
         batch = self._batch(hyperparameters, logits, sample)
         losses = per_example(logits, batch.labels)
@@ -236,7 +236,7 @@ class NestedLanguageModel(AbstractNestedModel):
         logits, _ = self.model(weights, words[:, :-1], site)
         return logits.reshape(-1, logits.shape[2]), penalty(logits)
 
-    def output_losses(self, hyperparameters: Values, outputs: Outputs, sample: Sample) -> Float[Array, "examples"]:
+    def output_losses(self, hyperparameters: Values, outputs: Outputs, sample: Sample) -> Float[Array, " examples"]:
         del hyperparameters
         logits, penalty = outputs
         losses = per_example(logits, self._windows(self.train, sample.train)[:, 1:].reshape(-1))
@@ -297,7 +297,7 @@ def family_site(family: AbstractHyperparameters, values: Values, key: PRNGKeyArr
     return site, penalty
 
 
-def per_example(logits: Float[Array, "num classes"], labels: Array) -> Float[Array, "num"]:
+def per_example(logits: Float[Array, "num classes"], labels: Array) -> Float[Array, " num"]:
     """The softmax cross-entropy of every example, computed in float32 or better."""
     if jnp.finfo(logits.dtype).bits < 32:
         logits = logits.astype(jnp.float32)

@@ -36,8 +36,8 @@ class Quadratic(AbstractDeterministicProblem):
     ```
     """
 
-    spectrum: Float[Array, "dim"]
-    minimizer: Float[Array, "dim"]
+    spectrum: Float[Array, " dim"]
+    minimizer: Float[Array, " dim"]
     rotation: Float[Array, "dim dim"] | None
 
     def __init__(self, spectrum: ArrayLike, minimizer: ArrayLike | None = None, rotation: ArrayLike | None = None):
@@ -55,10 +55,10 @@ class Quadratic(AbstractDeterministicProblem):
                 check_finite(value, name)
         self.spectrum, self.minimizer, self.rotation = spectrum, minimizer, rotation
 
-    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "dim"]]:
+    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, " dim"]]:
         return (jax.random.normal(key, self.spectrum.shape, self.spectrum.dtype),)
 
-    def losses(self, players: tuple[Float[Array, "dim"]], sample: None) -> tuple[Float[Array, ""]]:
+    def losses(self, players: tuple[Float[Array, " dim"]], sample: None) -> tuple[Float[Array, ""]]:
         del sample
         (x,) = players
         y = x - self.minimizer.astype(x.dtype)
@@ -117,7 +117,7 @@ def random_quadratic(
     return Quadratic(spectrum, jax.random.normal(minimizer_key, (size,), dtype), rotation)
 
 
-def _log_spaced(dim: int | None, condition_number: ArrayLike | None) -> Float[Array, "dim"]:
+def _log_spaced(dim: int | None, condition_number: ArrayLike | None) -> Float[Array, " dim"]:
     assert condition_number is not None  # the caller has made sure
     dim, condition_number = check_positive_int(dim, "dim"), as_float_array(condition_number)
     if condition_number.ndim != 0 or (is_concrete(condition_number) and not condition_number >= 1):

@@ -10,7 +10,7 @@ from .._problem import AbstractResolvent, check_step_size
 from ._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
 from ._saddle import AbstractSaddleProblem, Interval, Point, uniform_start
 
-Vectors = tuple[Float[Array, "rows"], Float[Array, "columns"]]
+Vectors = tuple[Float[Array, " rows"], Float[Array, " columns"]]
 
 
 class BilinearResolvent(AbstractResolvent):
@@ -137,7 +137,7 @@ class BilinearGame(AbstractSaddleProblem):
         """
         return jnp.linalg.norm(players[0], order), jnp.linalg.norm(players[1], order)
 
-    def eigenvalues(self) -> Complex[Array, "dim"]:
+    def eigenvalues(self) -> Complex[Array, " dim"]:
         """The eigenvalues of the game Jacobian: the conjugate pairs, upper half first, then the zeros."""
         values = jnp.linalg.svd(self.matrix, compute_uv=False)
         upper = jax.lax.complex(jnp.zeros_like(values), values)
@@ -153,7 +153,7 @@ class AffineResolvent(AbstractResolvent):
     r"""$J(u) = (I + \alpha M)^{-1} (u - \alpha v)$ for the joint gradient $M u + v$."""
 
     inverse: Float[Array, "dim dim"]
-    shift: Float[Array, "dim"]  # alpha v
+    shift: Float[Array, " dim"]  # alpha v
 
     def __call__(self, players: Vectors) -> Vectors:
         u = jnp.concatenate(players)
@@ -311,7 +311,7 @@ def _check_semidefinite(matrix: np.ndarray, name: str, eps: float) -> None:
         )
 
 
-def _spread(key: PRNGKeyArray, num: int, condition: Float[Array, ""]) -> Float[Array, "num"]:
+def _spread(key: PRNGKeyArray, num: int, condition: Float[Array, ""]) -> Float[Array, " num"]:
     """`num` numbers between 1 / condition and 1, uniform in the logarithm; the ends are among them."""
     place = jax.random.uniform(key, (num,), condition.dtype).at[0].set(0)
     place = place.at[-1].set(1) if num > 1 else place

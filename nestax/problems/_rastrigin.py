@@ -37,10 +37,10 @@ class Rastrigin(AbstractDeterministicProblem):
         if self.amplitude.shape != () or (is_concrete(self.amplitude) and not 0 <= self.amplitude < jnp.inf):
             raise ValueError(f"`amplitude` must be a finite number of at least 0, got {amplitude}.")
 
-    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "dim"]]:
+    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, " dim"]]:
         return (jax.random.uniform(key, (self.dim,), self.amplitude.dtype, -5.12, 5.12),)
 
-    def losses(self, players: tuple[Float[Array, "dim"]], sample: None) -> tuple[Float[Array, ""]]:
+    def losses(self, players: tuple[Float[Array, " dim"]], sample: None) -> tuple[Float[Array, ""]]:
         del sample
         (x,) = players
         amplitude = self.amplitude.astype(x.dtype)
@@ -48,7 +48,7 @@ class Rastrigin(AbstractDeterministicProblem):
         return (jnp.sum(x**2 + 2 * amplitude * jnp.sin(jnp.pi * x) ** 2),)
 
     @property
-    def minimizer(self) -> Float[Array, "dim"]:
+    def minimizer(self) -> Float[Array, " dim"]:
         """Where the minimum is: the origin."""
         return jnp.zeros(self.dim, self.amplitude.dtype)
 

@@ -45,19 +45,19 @@ class Rosenbrock(AbstractDeterministicProblem):
         if dim > 2 and is_concrete(self.a) and self.a != 1:
             raise ValueError(f"`a` must be 1 unless `dim` is 2, got a={self.a} and dim={dim}.")
 
-    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "dim"]]:
+    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, " dim"]]:
         dtype = self.a.dtype
         start = jnp.where(jnp.arange(self.dim) % 2 == 0, jnp.asarray(-1.2, dtype), jnp.asarray(1.0, dtype))
         return (start + 0.1 * jax.random.normal(key, (self.dim,), dtype),)
 
-    def losses(self, players: tuple[Float[Array, "dim"]], sample: None) -> tuple[Float[Array, ""]]:
+    def losses(self, players: tuple[Float[Array, " dim"]], sample: None) -> tuple[Float[Array, ""]]:
         del sample
         (x,) = players
         a, b = self.a.astype(x.dtype), self.b.astype(x.dtype)
         return (jnp.sum(b * (x[1:] - x[:-1] ** 2) ** 2 + (a - x[:-1]) ** 2),)
 
     @property
-    def minimizer(self) -> Float[Array, "dim"]:
+    def minimizer(self) -> Float[Array, " dim"]:
         """Where the minimum is."""
         return jnp.stack([self.a, self.a**2]) if self.dim == 2 else jnp.ones(self.dim, self.a.dtype)
 

@@ -13,7 +13,7 @@ from ._arrays import check_positive_int
 
 def draw_batch(
     dataset: Dataset, key: Sample, batch_size: int
-) -> tuple[Float[Array, "batch features"], Int[Array, "batch"]]:
+) -> tuple[Float[Array, "batch features"], Int[Array, " batch"]]:
     """`batch_size` examples, drawn uniformly with replacement. The key alone fixes which, in every precision."""
     if key is None:
         raise ValueError(
@@ -24,7 +24,7 @@ def draw_batch(
     return inputs, dataset.labels.at[indices].get(mode="promise_in_bounds")
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
     """The mean softmax cross-entropy in natural-logarithm units, computed in float32 or better."""
     if jnp.finfo(logits.dtype).bits < 32:
         logits = logits.astype(jnp.float32)
@@ -33,7 +33,7 @@ def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, "bat
     return -jnp.sum(one_hot * jax.nn.log_softmax(logits)) / logits.shape[0]
 
 
-def fraction_correct(logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]) -> Float[Array, ""]:
+def fraction_correct(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
     """How many examples have their largest logit at their label, as a fraction."""
     return jnp.mean((jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(logits.dtype))
 

@@ -16,8 +16,8 @@ class Ridge(nx.AbstractNested, nx.AbstractDeterministicProblem):
 
     curvature: Float[Array, "m m"]
     mixed: Float[Array, "m n"]
-    target: Float[Array, "m"]
-    slope: Float[Array, "n"]
+    target: Float[Array, " m"]
+    slope: Float[Array, " n"]
 
     def init(self, key):
         return jax.random.normal(key, self.slope.shape, self.slope.dtype), jnp.zeros_like(self.target)
@@ -61,9 +61,9 @@ class Curved(nx.AbstractNestedModel, nx.AbstractDeterministicProblem):
     """
 
     inputs: Float[Array, "num m"]
-    targets: Float[Array, "num"]
+    targets: Float[Array, " num"]
     valid_inputs: Float[Array, "valid m"]
-    valid_targets: Float[Array, "valid"]
+    valid_targets: Float[Array, " valid"]
     bend: float = eqx.field(static=True, default=0.0)
 
     def init(self, key):

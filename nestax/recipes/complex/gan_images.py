@@ -53,7 +53,7 @@ class _Judge(eqx.Module):
         solution = solve(self.classifier, optimizer, num_steps=num_steps, key=jax.random.key(0), record_every=num_steps)
         self.players = solution.players
 
-    def __call__(self, images: Float[Array, "num ..."], labels: Int[Array, "num"]) -> tuple[Array, Array]:
+    def __call__(self, images: Float[Array, "num ..."], labels: Int[Array, " num"]) -> tuple[Array, Array]:
         """Inception score of images, and how often the classifier sees the label that each was made for."""
         logits = self.classifier.logits(self.players, images.reshape(images.shape[0], -1))
         right = jax.numpy.argmax(logits, axis=1).astype(labels.dtype) == labels

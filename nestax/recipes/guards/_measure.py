@@ -90,7 +90,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def run_method(
-    problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, "seeds"], updates: int
+    problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, " seeds"], updates: int
 ) -> Records:
     """Runs `optimizer` from every key; a record is the mean over `updates` updates.
 
@@ -115,7 +115,7 @@ def run_method(
 
 
 def measure(
-    problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, "seeds"], num_marks: int
+    problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, " seeds"], num_marks: int
 ) -> dict[str, Any]:
     """The runs as JSON values: losses at marks, a curve, cost, and how steady they are."""
     records = run_method(problem, optimizer, num_steps, keys, RESOLUTION)
@@ -132,7 +132,7 @@ def measure(
 
 
 def steadiness(
-    problem: Classifier, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, "seeds"], num: int
+    problem: Classifier, optimizer: AbstractOptimizer, num_steps: int, keys: Key[Array, " seeds"], num: int
 ) -> dict[str, Any]:
     """How far a run strays late: the exact loss, over all examples, at `num` evenly spaced times in its second half.
 

@@ -16,9 +16,9 @@ class LinearRegression(AbstractNested, AbstractDeterministicProblem):
     """
 
     inputs: Float[Array, "num features"]
-    targets: Float[Array, "num"]
+    targets: Float[Array, " num"]
     valid_inputs: Float[Array, "valid features"]
-    valid_targets: Float[Array, "valid"]
+    valid_targets: Float[Array, " valid"]
     initial: float = -7.0
 
     def init(self, key: PRNGKeyArray) -> tuple[Array, Array]:

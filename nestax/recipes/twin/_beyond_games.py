@@ -11,7 +11,7 @@ from ...problems import QuadraticGame
 SIZE = 20  # coordinates per player, of which a game uses some; the others have gradient zero
 
 
-def _orthogonal(key: PRNGKeyArray, live: Bool[Array, "n"]) -> Float[Array, "n n"]:
+def _orthogonal(key: PRNGKeyArray, live: Bool[Array, " n"]) -> Float[Array, "n n"]:
     """A uniform orthogonal matrix on the live coordinates, zero elsewhere."""
     both = live[:, None] & live[None]
     draw = jnp.where(both, jax.random.normal(key, both.shape), jnp.eye(live.size))
@@ -19,7 +19,7 @@ def _orthogonal(key: PRNGKeyArray, live: Bool[Array, "n"]) -> Float[Array, "n n"
     return jnp.where(both, q * jnp.sign(jnp.diagonal(r))[None], 0.0)
 
 
-def _spread(key: PRNGKeyArray, num: Int[Array, ""], condition: Float[Array, ""]) -> Float[Array, "n"]:
+def _spread(key: PRNGKeyArray, num: Int[Array, ""], condition: Float[Array, ""]) -> Float[Array, " n"]:
     """`num` numbers between 1 / condition and 1, uniform in the logarithm, both ends among them; then zeros."""
     index = jnp.arange(SIZE)
     powers = jax.random.uniform(key, (SIZE,)).at[0].set(0.0)
@@ -84,7 +84,7 @@ class LogGradients(AbstractGameScore):
         return jnp.where(above[-1], jnp.log(total[-1]) + missing, jnp.log(jnp.maximum(reached, 1.0)))
 
 
-def evaluations(runs: GameRuns, tolerance: float, count_resolvents: bool = True) -> Float[np.ndarray, "runs"]:
+def evaluations(runs: GameRuns, tolerance: float, count_resolvents: bool = True) -> Float[np.ndarray, " runs"]:
     """Gradients (and resolvents) until the relative gradient norm stays below the tolerance; `inf` for never."""
     norms = runs.gradient_norms
     times = first_below(norms / norms[..., :1], tolerance)

@@ -27,7 +27,7 @@ class StepsToReach(AbstractGameScore):
     tolerance: float
     high: float = 1e6
 
-    def __call__(self, measures: Measures, num_gradients: Int[Array, "steps"]) -> Float[Array, ""]:
+    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
         del num_gradients
         distances = jnp.linalg.norm(measures.distances, axis=-1)
         num = len(distances) - 1
