@@ -33,7 +33,7 @@ def measure(name: str, rounds: int) -> dict[str, float]:
 
     import nestax as nx
 
-    problem = nx.problems.by_name(name)
+    problem = nx.catalogue.by_name(name)
     learned = nx.learned.preset("l2o-dm-stronger-baselines", key=jax.random.key(0))
     fallback = nx.optimizers.decaying_sgd(0.1)
     guard = nx.guards.LossGuard(learned, fallback)

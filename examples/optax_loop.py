@@ -14,7 +14,7 @@ import nestax as nx
 def main(steps: int = 500, epochs: int = 100, optimizer: Path | None = None) -> list[float]:
     if optimizer is None:  # none at hand: learn one on the small network of the catalogue
         untrained = nx.learned.preset("rnnprop-stronger-baselines", key=jax.random.key(0))
-        problem = nx.problems.by_name("digits-mlp")
+        problem = nx.catalogue.by_name("digits-mlp")
         learned = nx.meta.train(untrained, problem, schedule=[(100, epochs)], progress=True).optimizer
     else:
         learned = nx.learned.load(optimizer)

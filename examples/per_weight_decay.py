@@ -11,13 +11,13 @@ import nestax as nx
 
 def main(outer_steps: int = 1_000, inner_steps: int = 5, output: str | None = None):
     train, valid, test = (nx.data.digits().take(slice(a, b)) for a, b in ((0, 200), (200, 400), (1_400, 1_797)))
-    mlp, key = nx.problems.MLP((32,)), jax.random.key(0)
+    mlp, key = nx.networks.MLP((32,)), jax.random.key(0)
     adam = nx.optimizers.adam(0.01)
     rmsprop = nx.optimizers.rmsprop(0.01, 0.99, 1e-16)  # hypergradients of single weights may be tiny
 
     runs = {}
     for per in ("weight", "all"):
-        problem = nx.problems.NestedClassifier(train, valid, mlp, nx.problems.WeightDecay(per))
+        problem = nx.problems.NestedClassifier(train, valid, mlp, nx.hyperparameters.WeightDecay(per))
         runs[per] = nx.hyper.tune(
             problem,
             optimizer=adam,
@@ -30,7 +30,7 @@ def main(outer_steps: int = 1_000, inner_steps: int = 5, output: str | None = No
         )
 
     # One decay for all by a grid: as many training steps for each, the best by its validation loss.
-    problem = nx.problems.NestedClassifier(train, valid, mlp, nx.problems.WeightDecay("all"))
+    problem = nx.problems.NestedClassifier(train, valid, mlp, nx.hyperparameters.WeightDecay("all"))
     best = jnp.inf
     for decay in range(-10, 0):
         inner = nx.InnerProblem(problem, jnp.asarray(float(decay)))

@@ -11,7 +11,7 @@ CLASSICAL = ("adam", "rmsprop", "nesterov", "sgd")
 
 
 def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Path("runs/example"), rivals=CLASSICAL):
-    problem = nx.problems.by_name("digits-mlp")  # embedded data, no download
+    problem = nx.catalogue.by_name("digits-mlp")  # embedded data, no download
 
     # Train: `epochs` optimizations of 100 steps from fresh initial points, one meta-update every 20 steps.
     untrained = nx.learned.preset("rnnprop-stronger-baselines", key=jax.random.key(0))

@@ -1,13 +1,16 @@
 """nestax: optimization inside optimization, in JAX."""
 
 from . import (
+    catalogue as catalogue,
     dynamics as dynamics,
     data as data,
     evaluation as evaluation,
     guards as guards,
     hyper as hyper,
+    hyperparameters as hyperparameters,
     learned as learned,
     meta as meta,
+    networks as networks,
     optimizers as optimizers,
     problems as problems,
 )

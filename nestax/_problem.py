@@ -175,7 +175,7 @@ class InnerProblem(AbstractProblem):
     ```python
     >>> import jax, nestax as nx
     >>> train, valid = nx.data.digits().take(slice(100)).split(50)
-    >>> nested = nx.problems.NestedClassifier(train, valid, nx.problems.MLP(()), nx.problems.WeightDecay("all"))
+    >>> nested = nx.problems.NestedClassifier(train, valid, nx.networks.MLP(()), nx.hyperparameters.WeightDecay("all"))
     >>> decay, _ = nested.init(jax.random.key(0))
     >>> problem = nx.InnerProblem(nested, decay)
     >>> solution = nx.solve(problem, nx.optimizers.adam(0.1), num_steps=50, key=jax.random.key(0))

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import evaluation, hyper, learned, meta, optimizers, problems, recipes
+from . import catalogue, evaluation, hyper, learned, meta, optimizers, recipes
 from ._rollout import NumericalError
 from ._storage import CheckpointError, read_json, write_atomically, write_json
 from ._version import __version__
@@ -124,7 +124,7 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    problem: Annotated[str, typer.Option(help="What to train on; see `nestax problems`.")] = problems.DEFAULT,
+    problem: Annotated[str, typer.Option(help="What to train on; see `nestax problems`.")] = catalogue.DEFAULT,
     optimizer: Annotated[
         str, typer.Option(help="What to train; see `nestax optimizers`.")
     ] = "rnnprop-stronger-baselines",
@@ -204,7 +204,7 @@ def _train(options: dict[str, Any], folder: Path, resume: bool, progress: bool) 
         raise ValueError(f"Unknown meta-loss '{options['meta_loss']}'. Known: {', '.join(_META_LOSSES)}.")
     key = jax.random.key(options["seed"])
     optimizer = learned.preset(options["optimizer"], key=key)
-    tasks: meta.AbstractTasks = meta.Fixed(problems.by_name(options["problem"]))
+    tasks: meta.AbstractTasks = meta.Fixed(catalogue.by_name(options["problem"]))
     if options["random_scaling"] > 0:
         tasks = meta.RandomScaling(tasks, options["random_scaling"])
     if options["convex"]:
@@ -240,7 +240,7 @@ def evaluate(
     optimizers: Annotated[
         list[str], typer.Argument(help="Files of learned optimizers, names (tuned by a grid), or name=learning_rate.")
     ],
-    problem: Annotated[str, typer.Option(help="What to solve; see `nestax problems`.")] = problems.DEFAULT,
+    problem: Annotated[str, typer.Option(help="What to solve; see `nestax problems`.")] = catalogue.DEFAULT,
     steps: Annotated[int, typer.Option(min=1, help="Updates per run.")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per optimizer, from initial points shared by all.")] = 5,
     tuning_seeds: Annotated[int, typer.Option(min=1, help="Runs per learning rate, on other seeds.")] = 3,
@@ -252,7 +252,7 @@ def evaluate(
 
     Example: `nestax evaluate runs/mine/optimizer.safetensors adam rmsprop sgd=3 --steps 2000`
     """
-    target = problems.by_name(problem)
+    target = catalogue.by_name(problem)
     evaluation_key, tuning_key = jax.random.split(jax.random.key(seed))
     contestants = {}
     for i, text in enumerate(optimizers):
@@ -327,7 +327,7 @@ def tune(
         raise ValueError(f"Unknown method '{method}'. Known: {', '.join(methods)}.")
     if resume and output is None:
         raise ValueError("`--resume` goes on with the run in `--output`; name that folder.")
-    nested, test = problems.nested_by_name(problem)
+    nested, test = catalogue.nested_by_name(problem)
     folder = output or _new_folder("tune")
     every = 10 if outer_steps % 10 == 0 else 1
     tuning = hyper.tune(
@@ -353,7 +353,7 @@ def tune(
     if as_json:
         _print_json(summary)
         return
-    table = Table(title=problems.describe_nested(problem), title_justify="left")
+    table = Table(title=catalogue.describe_nested(problem), title_justify="left")
     for column in ("", "outer step", "validation loss", "training loss", "its gradient", "test accuracy"):
         table.add_column(column)
     for name in ("first", "best", "last"):
@@ -438,8 +438,8 @@ def list_problems(as_json: Json = False) -> None:
 
     Example: `nestax problems`
     """
-    described = {name: problems.describe(name) for name in problems.names()}
-    nested = {name: problems.describe_nested(name) for name in problems.nested_names()}
+    described = {name: catalogue.describe(name) for name in catalogue.names()}
+    nested = {name: catalogue.describe_nested(name) for name in catalogue.nested_names()}
     _print_listing({"problem": described, "nested problem, for `tune`": nested}, as_json)
 
 

@@ -10,9 +10,10 @@ import nestax
 ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
-CORE = {"_problem", "_rollout", "_optimizer", "_progress", "_solve", "_storage", "_run"}
+CORE = {"_arrays", "_problem", "_rollout", "_optimizer", "_progress", "_solve", "_storage", "_run"}
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
+MODELS = {"data", "networks", "hyperparameters", "problems"}
 TRAINING = WRAPPERS | {"meta", "hyper", "dynamics"}
 ALLOWED = {
     "_version": set(),
@@ -20,12 +21,16 @@ ALLOWED = {
     "_storage": {"_version"},
     "_run": {"_storage", "_version"},
     "_compat": set(),
+    "_arrays": set(),
     "_problem": set(),
     "_rollout": {"_problem"},
     "_optimizer": {"_problem", "_rollout"},
     "_solve": {"_problem", "_rollout", "_optimizer", "_progress"},
     "data": {"_progress"},
-    "problems": {"_problem", "data"},
+    "networks": {"_arrays", "_problem"},
+    "hyperparameters": {"_arrays", "_problem", "data", "networks"},
+    "problems": {"_arrays", "_problem", "data", "networks", "hyperparameters"},
+    "catalogue": {"_problem", *MODELS},
     "optimizers": CORE,
     "learned": OPTIMIZERS | {"_version"},
     "guards": OPTIMIZERS,
@@ -33,8 +38,8 @@ ALLOWED = {
     "hyper": WRAPPERS,
     "dynamics": WRAPPERS,
     "evaluation": TRAINING | {"_version"},
-    "recipes": TRAINING | {"_version", "evaluation", "problems", "data"},
-    "cli": TRAINING | {"_version", "evaluation", "problems", "data", "recipes"},
+    "recipes": TRAINING | {"_version", "evaluation", "catalogue", *MODELS},
+    "cli": TRAINING | {"_version", "evaluation", "catalogue", *MODELS, "recipes"},
     "__main__": {"cli"},
 }
 PARTS = sorted(

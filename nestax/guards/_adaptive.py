@@ -69,7 +69,7 @@ class AdaptiveLossGuard(AbstractOptimizer):
 
     ```python
     >>> import jax, nestax as nx
-    >>> problem = nx.problems.Classifier(nx.data.digits(), nx.problems.MLP())
+    >>> problem = nx.problems.Classifier(nx.data.digits(), nx.networks.MLP())
     >>> learned = nx.learned.RNNprop(key=jax.random.key(0))
     >>> guard = nx.guards.AdaptiveLossGuard(learned, nx.optimizers.sgd(0.3), num_steps=5, num_batches=5)
     >>> solution = nx.solve(problem, guard, num_steps=100, key=jax.random.key(1))

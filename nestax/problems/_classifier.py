@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._problem import AbstractProblem, Sample, common_dtype
 from ..data import Dataset
-from ._architectures import AbstractArchitecture
+from ..networks import AbstractArchitecture
 from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct
 
 
@@ -35,8 +35,8 @@ class Classifier(AbstractProblem):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
-    >>> problem = problems.Classifier(data.digits(), problems.MLP(hidden=(20,)))
+    >>> from nestax import data, networks, problems
+    >>> problem = problems.Classifier(data.digits(), networks.MLP(hidden=(20,)))
     >>> players = problem.init(jax.random.key(0))
     >>> round(float(problem.full_loss(players)), 2)
     2.3

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from .._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
 from .._problem import AbstractDeterministicProblem, AbstractMinimax
-from ._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
 
 
 class DiracGAN(AbstractMinimax, AbstractDeterministicProblem):

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._arrays import check_positive_int, default_float
 from .._problem import common_dtype
 from ..data import Dataset
-from ._architectures import Layer, draw_layer
-from ._arrays import check_positive_int, default_float
-from ._convnet import convolve
+from ..networks import Layer, convolve, draw_layer
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 from ._supervised import check_dataset, draw_batch
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._arrays import as_float_array, default_float, is_concrete
 from .._problem import AbstractProblem, Sample, common_dtype
 from ..data import Dataset
-from ._arrays import as_float_array, default_float, is_concrete
 from ._supervised import check_batch_size, cross_entropy, draw_batch, fraction_correct
 
 Params = dict[str, Float[Array, "..."]]

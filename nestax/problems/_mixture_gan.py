@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._arrays import as_float_array, check_positive_int, is_concrete
 from .._problem import common_dtype
-from ._architectures import MLP, AbstractArchitecture
-from ._arrays import as_float_array, check_positive_int, is_concrete
+from ..networks import MLP, AbstractArchitecture
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 
 HIGH_QUALITY = 3
@@ -69,7 +69,7 @@ class MixtureGAN(AbstractGAN):
 
     ```python
     >>> import jax, nestax as nx
-    >>> problem = nx.problems.MixtureGAN(generator=nx.problems.MLP((16,), "relu", None))
+    >>> problem = nx.problems.MixtureGAN(generator=nx.networks.MLP((16,), "relu", None))
     >>> players = problem.init(jax.random.key(0))
     >>> problem.generate(players, jax.random.key(1), 100).shape
     (100, 2)
@@ -188,30 +188,6 @@ class MixtureGAN(AbstractGAN):
         dtype = common_dtype(points, jnp.float32)
         difference = points.astype(dtype)[:, None, :] - self.centres.astype(dtype)[None, :, :]
         return jnp.sum(difference**2, axis=2)
-
-
-def small_mixture_gan(loss: AbstractGANLoss | str = "non-saturating", batch_size: int = 256) -> MixtureGAN:
-    """A `MixtureGAN` with 723 parameters, small enough for all eigenvalues of its game Jacobian.
-
-    Both networks have two hidden layers of 16 rectified linear units: 386 parameters for the generator (4-16-16-2) and
-    337 for the discriminator (2-16-16-1).
-
-    **Arguments:** `loss` and `batch_size` as for `MixtureGAN`.
-
-    **Source:** J. Lorraine, D. Acuna, P. Vicol, D. Duvenaud, *Complex momentum for optimization in games*, AISTATS
-    2022, the study of GAN spectra.
-
-    **Example**
-
-    ```python
-    >>> import jax, nestax as nx
-    >>> players = nx.problems.small_mixture_gan().init(jax.random.key(0))
-    >>> [sum(x.size for x in jax.tree.leaves(player)) for player in players]
-    [386, 337]
-
-    ```
-    """
-    return MixtureGAN(loss, _mlp(16, 2), _mlp(16, 2), batch_size=batch_size)
 
 
 def _mlp(width: int, depth: int) -> MLP:

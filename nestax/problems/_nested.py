@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._arrays import check_positive_int
 from .._problem import AbstractNestedModel, NestedSample, Sample, common_dtype
 from ..data import Corpus, Dataset
-from ._architectures import AbstractArchitecture, unchanged
-from ._arrays import check_positive_int
-from ._hyperparameters import AbstractHyperparameters, Batch, Values, add_up
-from ._language_model import LSTMLanguageModel, State
+from ..hyperparameters import AbstractHyperparameters, Batch, Values, add_up
+from ..networks import AbstractArchitecture, LSTMLanguageModel, LSTMState, unchanged
 from ._supervised import check_batch_size, check_dataset, cross_entropy, fraction_correct
 
 Outputs = tuple[Float[Array, "..."], Float[Array, ""]]
@@ -45,8 +44,8 @@ class NestedClassifier(AbstractNestedModel):
     ```python
     >>> import jax, nestax as nx
     >>> train, valid = nx.data.digits().take(slice(100)).split(50)
-    >>> family = nx.problems.WeightDecay(per="all")
-    >>> problem = nx.problems.NestedClassifier(train, valid, nx.problems.MLP(()), family)
+    >>> family = nx.hyperparameters.WeightDecay(per="all")
+    >>> problem = nx.problems.NestedClassifier(train, valid, nx.networks.MLP(()), family)
     >>> players = problem.init(jax.random.key(0))
     >>> sample = jax.tree.map(lambda x: x[0], problem.samples(jax.random.key(1), 1))
     >>> valid_loss, train_loss = problem.losses(players, sample)
@@ -166,8 +165,8 @@ class NestedLanguageModel(AbstractNestedModel):
     ```python
     >>> import jax, jax.numpy as jnp, nestax as nx
     >>> text = nx.data.Corpus(jnp.arange(60, dtype=jnp.int32) % 3, ("a", "b", "<eos>"), "toy")
-    >>> model = nx.problems.LSTMLanguageModel(3, width=4)
-    >>> family = nx.problems.lstm_regularization(model)
+    >>> model = nx.networks.LSTMLanguageModel(3, width=4)
+    >>> family = nx.catalogue.lstm_regularization(model)
     >>> problem = nx.problems.NestedLanguageModel(text, text, model, family, length=5, batch_size=2)
     >>> _, weights = problem.init(jax.random.key(0))
     >>> bool(2 < problem.perplexity(weights, text) < 4)
@@ -258,7 +257,7 @@ class NestedLanguageModel(AbstractNestedModel):
                 "Pass a smaller `num_columns`."
             )
 
-        def window(state: State, start: Array) -> tuple[State, Array]:
+        def window(state: LSTMState, start: Array) -> tuple[LSTMState, Array]:
             window = jax.lax.dynamic_slice_in_dim(words, start, self.length + 1, axis=1)
             logits, state = self.model(weights, window[:, :-1], unchanged, state)
             return state, cross_entropy(logits.reshape(-1, logits.shape[2]), window[:, 1:].reshape(-1))

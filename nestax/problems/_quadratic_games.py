@@ -6,8 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from .._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
 from .._problem import AbstractResolvent, check_step_size
-from ._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
 from ._saddle import AbstractSaddleProblem, Interval, Point, uniform_start
 
 Vectors = tuple[Float[Array, " rows"], Float[Array, " columns"]]

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._arrays import as_float_array, check_finite, check_positive_int, is_concrete
 from .._problem import AbstractDeterministicProblem
-from ._arrays import as_float_array, check_finite, check_positive_int, is_concrete
 
 
 class Rosenbrock(AbstractDeterministicProblem):

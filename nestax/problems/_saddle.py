@@ -1,7 +1,7 @@
 """Saddle problems in one variable a side: convex-concave with and without rotation, and a seesaw with many roots."""
 
 import abc
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,32 +9,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._arrays import as_float_array, check_finite, is_concrete
 from .._problem import AbstractDeterministicProblem, AbstractMinimax, AbstractResolvent, check_step_size
-from ._arrays import as_float_array, check_finite, is_concrete
 
 Interval = tuple[ArrayLike, ArrayLike] | Float[Array, "2"]
 """Both ends, as a pair or as an array, which many intervals can share a compilation by."""
 
 Point = tuple[Float[Array, ""], Float[Array, ""]]
-
-
-class SeesawRange(TypedDict):
-    """The intervals that `Seesaw.random` draws from."""
-
-    a: tuple[float, float]
-    b: tuple[float, float]
-
-
-SEESAW_RANGES: dict[int, SeesawRange] = {
-    1: {"a": (0.9, 1.0), "b": (0.9, 1.0)},
-    2: {"a": (0.0, 1.0), "b": (0.9, 1.0)},
-    3: {"a": (0.0, 3.5), "b": (0.9, 1.0)},
-    4: {"a": (0.0, 5.0), "b": (0.9, 1.0)},
-    5: {"a": (0.9, 1.0), "b": (0.0, 1.0)},
-    6: {"a": (0.0, 5.0), "b": (0.0, 1.0)},
-    7: {"a": (0.0, 5.0), "b": (0.0, 2.0)},
-}
-"""The seven distributions of `Seesaw` in Shen et al. (ICLR 2021), Table 1: `Seesaw.random(key, **SEESAW_RANGES[7])`."""
 
 
 class AbstractSaddleProblem(AbstractMinimax, AbstractDeterministicProblem):
@@ -209,7 +190,7 @@ class Seesaw(AbstractSaddleProblem):
     >>> x, y = problem.distances((jnp.array(0.4), jnp.array(-0.25)))  # the nearest root is 1/2
     >>> round(float(x), 6), float(y)
     (0.1, 0.25)
-    >>> wide = nx.problems.Seesaw.random(jax.random.key(0), **nx.problems.SEESAW_RANGES[7])
+    >>> wide = nx.problems.Seesaw.random(jax.random.key(0), **nx.catalogue.SEESAW_RANGES[7])
 
     ```
 
@@ -234,7 +215,7 @@ class Seesaw(AbstractSaddleProblem):
         b: Interval = (0.0, 2.0),
         start_bound: ArrayLike = 0.5,
     ) -> "Seesaw":
-        """A game with `a` and `b` drawn uniformly from intervals. Default: the widest, number 7 of `SEESAW_RANGES`."""
+        """A game with `a` and `b` drawn uniformly from intervals. Default: the widest of the published ones."""
         keys = jax.random.split(key)
         return cls(uniform_between(keys[0], a), uniform_between(keys[1], b), start_bound)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._arrays import check_positive_int
 from .._problem import Sample
 from ..data import Dataset
-from ._arrays import check_positive_int
 
 
 def draw_batch(

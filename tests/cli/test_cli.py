@@ -45,8 +45,8 @@ def test_every_command_has_help_with_an_example_and_json(command):
 
 def test_lists_for_people_and_machines():
     listed = json.loads(invoke("problems", "--json").output)
-    assert list(listed["problem"]) == nx.problems.names()
-    assert list(listed["nested problem, for `tune`"]) == list(nx.problems.nested_names())
+    assert list(listed["problem"]) == nx.catalogue.names()
+    assert list(listed["nested problem, for `tune`"]) == list(nx.catalogue.nested_names())
     assert "digits-mlp" in invoke("problems").output
     listed = json.loads(invoke("optimizers", "--json").output)
     assert set(listed["learned"]) == set(nx.learned.PRESETS)

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import pytest
 
-from nestax import problems
+from nestax import catalogue
 from nestax._problem import check_players, joint_gradient
 
 NO_DOWNLOAD = ["quadratic", "rosenbrock", "rastrigin", "logistic-digits", "digits-mlp", "circles-mlp", "spirals-mlp"]
@@ -35,14 +35,14 @@ PARAMETERS = {
 
 
 def test_names():
-    assert problems.names() == list(PARAMETERS)
-    assert problems.DEFAULT in NO_DOWNLOAD
+    assert catalogue.names() == list(PARAMETERS)
+    assert catalogue.DEFAULT in NO_DOWNLOAD
 
 
 @pytest.mark.parametrize("name", list(PARAMETERS))
 def test_descriptions_are_one_line(name):
-    assert 10 < len(problems.describe(name)) < 120
-    assert "\n" not in problems.describe(name)
+    assert 10 < len(catalogue.describe(name)) < 120
+    assert "\n" not in catalogue.describe(name)
 
 
 SLOW = pytest.param("cifar10-conv", marks=pytest.mark.slow)  # unpacking its files takes most of the time
@@ -54,7 +54,7 @@ def test_every_problem_can_be_optimized(name, key):
         pytest.skip("needs the real files, in NESTAX_DATA_DIR")
     if name in BEYOND_MNIST and not os.path.isdir(os.path.join(os.environ["NESTAX_DATA_DIR"], BEYOND_MNIST[name])):
         pytest.skip(f"needs the real files, in NESTAX_DATA_DIR/{BEYOND_MNIST[name]}")
-    problem = problems.by_name(name)
+    problem = catalogue.by_name(name)
     players = check_players(eqx.filter_jit(problem.init)(key))
     num = sum(leaf.size for leaf in jax.tree.leaves(players))
     assert num == PARAMETERS[name]
@@ -70,8 +70,8 @@ def test_every_problem_can_be_optimized(name, key):
 def test_mnist14_leaves_the_validation_images_out():
     if "NESTAX_DATA_DIR" not in os.environ:
         pytest.skip("needs the real files, in NESTAX_DATA_DIR")
-    dataset = problems.by_name("mnist14-mlp").dataset
-    whole = problems.by_name("mnist-mlp").dataset
+    dataset = catalogue.by_name("mnist14-mlp").dataset
+    whole = catalogue.by_name("mnist-mlp").dataset
     assert len(dataset) == 10_000
     assert dataset.input_shape == (14, 14)
     assert (dataset.labels == whole.labels[5_000:15_000]).all()
@@ -83,14 +83,14 @@ def test_mnist14_leaves_the_validation_images_out():
     [("digit-mlp", "digits-mlp"), ("Rosenbrok", "rosenbrock"), ("mnist_mlp", "mnist-mlp"), ("MNIST-MLP", "mnist-mlp")],
 )
 def test_unknown_name_suggests_the_nearest(name, near):
-    for function in (problems.by_name, problems.describe):
+    for function in (catalogue.by_name, catalogue.describe):
         with pytest.raises(ValueError, match=f"no problem named '{name}'. Did you mean '{near}'.*Known names: quad"):
             function(name)
 
 
 def test_unknown_name_that_is_near_to_nothing():
     with pytest.raises(ValueError, match=r"no problem named 'xyz'\. Known names"):
-        problems.by_name("xyz")
+        catalogue.by_name("xyz")
 
 
 def test_importing_loads_no_data_and_no_heavy_library():

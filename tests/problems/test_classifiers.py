@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.special
 
-from nestax import _problem, data, problems
+from nestax import _problem, catalogue, data, networks, problems
 from nestax.problems._supervised import draw_batch
 
 # Compilation takes most of the time here, so few shapes are used, dtypes are looked at without computing anything
@@ -43,7 +43,7 @@ def count(tree):
 
 
 @pytest.mark.parametrize(
-    ("make", "num"), [(problems.mlp_orig, 15_910), (problems.mlp_relu, 15_910), (problems.mlp_deeper, 16_330)]
+    ("make", "num"), [(catalogue.mlp_orig, 15_910), (catalogue.mlp_relu, 15_910), (catalogue.mlp_deeper, 16_330)]
 )
 def test_parameter_counts_on_mnist(make, num, key):
     params = jax.eval_shape(lambda: make().init(key, (28, 28), 10))
@@ -53,7 +53,7 @@ def test_parameter_counts_on_mnist(make, num, key):
 
 
 def test_init_statistics(key):
-    params = problems.MLP(hidden=(50, 2_000)).init(key, (8, 8), 10)
+    params = networks.MLP(hidden=(50, 2_000)).init(key, (8, 8), 10)
     for leaf in (params[0]["weight"], params[1]["weight"], params[1]["bias"], params[2]["weight"]):
         leaf = np.asarray(leaf)
         size = leaf.size
@@ -62,14 +62,14 @@ def test_init_statistics(key):
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
     assert len(np.unique(flat)) == len(flat)  # no key is used twice
     np.testing.assert_allclose(
-        problems.MLP((3,), init_scale=1.0).init(key, (2,), 2)[0]["weight"],
-        100 * problems.MLP((3,)).init(key, (2,), 2)[0]["weight"],
+        networks.MLP((3,), init_scale=1.0).init(key, (2,), 2)[0]["weight"],
+        100 * networks.MLP((3,)).init(key, (2,), 2)[0]["weight"],
     )
 
 
 def test_draws_of_the_normal_initialization(key):
     # the order of the keys is part of the recorded results: layer by layer, weights before biases
-    params = problems.MLP((3,)).init(key, (2,), 2)
+    params = networks.MLP((3,)).init(key, (2,), 2)
     for layer, layer_key, shape in zip(params, jax.random.split(key, 2), [(2, 3), (3, 2)]):
         weight_key, bias_key = jax.random.split(layer_key)
         np.testing.assert_array_equal(layer["weight"], 0.01 * jax.random.normal(weight_key, shape))
@@ -77,7 +77,7 @@ def test_draws_of_the_normal_initialization(key):
 
 
 def test_initialization_of_pytorch(key):
-    mlp = problems.MLP(hidden=(50, 2_000), init_scale=None)
+    mlp = networks.MLP(hidden=(50, 2_000), init_scale=None)
     params = mlp.init(key, (8, 8), 10)
     for layer, fan_in in zip(params, (64, 50, 2_000)):
         for leaf in (np.asarray(layer["weight"]), np.asarray(layer["bias"])):
@@ -90,7 +90,7 @@ def test_initialization_of_pytorch(key):
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
     assert len(np.unique(flat)) == len(flat)
     with jax.enable_x64(False):
-        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(problems.mlp_2d().init(jax.random.key(0), (2,), 2)))
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(catalogue.mlp_2d().init(jax.random.key(0), (2,), 2)))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_initialization_of_pytorch(key):
     ],
 )
 def test_loss_against_numpy(name, function, toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL, name, init_scale=1.0))
+    problem = problems.Classifier(toy, networks.MLP(SMALL, name, init_scale=1.0))
     players = init(problem, key)
     expected = numpy_loss(players[0], toy.inputs, toy.labels, function)
     np.testing.assert_allclose(problem.full_loss(players), expected, rtol=1e-10)
@@ -116,7 +116,7 @@ def test_loss_against_numpy(name, function, toy, key):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
 def test_gradient_against_central_differences(activation, toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL, activation, init_scale=1.0))
+    problem = problems.Classifier(toy, networks.MLP(SMALL, activation, init_scale=1.0))
     players, sample = init(problem, key), problem.samples(key, 1)[0]
     flat, unravel = jax.flatten_util.ravel_pytree(players)
     step = 1e-5  # no unit of the ReLU network has its kink within this distance
@@ -130,7 +130,7 @@ def test_gradient_against_central_differences(activation, toy, key):
 
 
 def test_initial_loss_is_that_of_guessing(key):
-    problem = problems.Classifier(data.digits(), problems.mlp_deeper())
+    problem = problems.Classifier(data.digits(), catalogue.mlp_deeper())
     assert float(problem.full_loss(problem.init(key))) == pytest.approx(np.log(10), abs=0.01)
 
 
@@ -156,12 +156,12 @@ def test_batches_do_not_depend_on_the_precision(toy, key):
 
 
 def test_samples_are_keys_or_none(toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL))
+    problem = problems.Classifier(toy, networks.MLP(SMALL))
     assert problem.batch_size == 128
     assert problem.samples(key, 7).shape == (7,)
     with pytest.raises(ValueError, match="needs a PRNG key as its sample, got None"):
         problem.losses(problem.init(key), None)
-    whole = problems.Classifier(toy, problems.MLP(SMALL), batch_size=None)
+    whole = problems.Classifier(toy, networks.MLP(SMALL), batch_size=None)
     assert whole.samples(key, 7) is None
     players = whole.init(key)
     np.testing.assert_array_equal(whole.losses(players, None)[0], problem.full_loss(players))
@@ -169,7 +169,7 @@ def test_samples_are_keys_or_none(toy, key):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_data_follow_the_dtype_of_the_parameters(dtype, toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL))
+    problem = problems.Classifier(toy, networks.MLP(SMALL))
     players = jax.tree.map(lambda x: x.astype(dtype), init(problem, key))
     losses, gradient = jax.eval_shape(_problem.joint_gradient, problem, players, key)
     assert losses.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)  # never coarser than float32
@@ -179,14 +179,14 @@ def test_data_follow_the_dtype_of_the_parameters(dtype, toy, key):
 
 def test_default_precision_is_single_without_x64(toy):
     with jax.enable_x64(False):
-        problem = problems.Classifier(toy, problems.MLP(SMALL))
+        problem = problems.Classifier(toy, networks.MLP(SMALL))
         players = jax.eval_shape(problem.init, jax.random.key(0))
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(players))
         assert jax.eval_shape(problem.losses, players, jax.random.key(1))[0].dtype == jnp.float32
 
 
 def test_jit_grad_and_vmap_over_keys(toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL))
+    problem = problems.Classifier(toy, networks.MLP(SMALL))
     keys = jax.random.split(key, 3)
 
     @eqx.filter_jit
@@ -202,7 +202,7 @@ def test_a_batch_of_problems_is_a_loop_over_them(toy, key):
 
     def make(scale):
         dataset = data.Dataset(toy.images * scale.astype(jnp.float32), toy.labels, num_classes=4)
-        return problems.Classifier(dataset, problems.MLP(SMALL))
+        return problems.Classifier(dataset, networks.MLP(SMALL))
 
     def run(scale):
         problem = make(scale)
@@ -217,7 +217,7 @@ def test_a_batch_of_problems_is_a_loop_over_them(toy, key):
 
 
 def test_accuracy_by_hand(toy):
-    problem = problems.Classifier(toy, problems.MLP(hidden=()))
+    problem = problems.Classifier(toy, networks.MLP(hidden=()))
     always_two = ({"weight": jnp.zeros((6, 4)), "bias": jnp.array([0.0, 0.0, 1.0, 0.0])},)
     assert float(problem.accuracy((always_two,))) == pytest.approx(np.mean(np.asarray(toy.labels) == 2))
     other = data.Dataset(toy.images[:3], np.array([2, 2, 0]), num_classes=4)
@@ -226,7 +226,7 @@ def test_accuracy_by_hand(toy):
     assert float(problem.full_loss((always_two,), other)) == pytest.approx(expected)
 
 
-class ByPixel(problems.AbstractArchitecture):
+class ByPixel(networks.AbstractArchitecture):
     """Needs the shape of the images: one logit per row of pixels."""
 
     def init(self, key, input_shape, num_classes):
@@ -246,7 +246,7 @@ def test_any_architecture_plugs_in_and_sees_image_shapes(toy, key):
 
 def test_gradient_descent_learns_digits(key):
     # independent of the library's optimizers: 300 steps of plain gradient descent reach more than 85 %
-    problem = problems.Classifier(data.digits(), problems.mlp_orig())
+    problem = problems.Classifier(data.digits(), catalogue.mlp_orig())
 
     @eqx.filter_jit
     def train(problem, players, keys):
@@ -271,7 +271,7 @@ def test_logistic_loss_and_penalty(toy, key):
     expected = numpy_loss([params], toy.inputs, toy.labels, None) + 0.15 * squares
     np.testing.assert_allclose(problem.losses((params,), None)[0], expected, rtol=1e-10)
     assert problem.samples(key, 5) is None
-    assert count(problems.by_name("logistic-digits").init(key)) == 650
+    assert count(catalogue.by_name("logistic-digits").init(key)) == 650
 
 
 def test_logistic_minibatch(toy, key):
@@ -309,15 +309,15 @@ def test_logistic_minimum_is_unique(toy):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda toy: problems.MLP((0,)), r"`hidden\[i\]` must be an integer of at least 1, got 0"),
-        (lambda toy: problems.MLP((2.5,)), r"`hidden\[i\]`"),  # pyright: ignore[reportArgumentType]
-        (lambda toy: problems.MLP(activation="sigmoyd"), "got 'sigmoyd'. Did you mean 'sigmoid'"),
-        (lambda toy: problems.MLP(init_scale=-1.0), "`init_scale` must be"),
-        (lambda toy: problems.MLP(init_scale=jnp.ones(2)), "`init_scale` must be"),
-        (lambda toy: problems.Classifier(toy.inputs, problems.MLP()), "must be a `nestax.data.Dataset`"),
+        (lambda toy: networks.MLP((0,)), r"`hidden\[i\]` must be an integer of at least 1, got 0"),
+        (lambda toy: networks.MLP((2.5,)), r"`hidden\[i\]`"),  # pyright: ignore[reportArgumentType]
+        (lambda toy: networks.MLP(activation="sigmoyd"), "got 'sigmoyd'. Did you mean 'sigmoid'"),
+        (lambda toy: networks.MLP(init_scale=-1.0), "`init_scale` must be"),
+        (lambda toy: networks.MLP(init_scale=jnp.ones(2)), "`init_scale` must be"),
+        (lambda toy: problems.Classifier(toy.inputs, networks.MLP()), "must be a `nestax.data.Dataset`"),
         (lambda toy: problems.Classifier(toy, "mlp"), "must be an `AbstractArchitecture`.*got a str"),  # pyright: ignore[reportArgumentType]
-        (lambda toy: problems.Classifier(toy, problems.MLP(), batch_size=0), "`batch_size` must be"),
-        (lambda toy: problems.Classifier(toy, problems.MLP(), batch_size=1.5), "`batch_size` must be"),  # pyright: ignore[reportArgumentType]
+        (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=0), "`batch_size` must be"),
+        (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=1.5), "`batch_size` must be"),  # pyright: ignore[reportArgumentType]
         (lambda toy: make_logistic(toy, l2=-1.0), "`l2` must be"),
         (lambda toy: make_logistic(toy, l2=jnp.nan), "`l2` must be"),
         (lambda toy: make_logistic(toy, batch_size=-1), "`batch_size` must be"),
@@ -331,6 +331,6 @@ def test_refuses(unchecked, toy, make, message):
 
 
 def test_test_data_must_fit(toy, key):
-    problem = problems.Classifier(toy, problems.MLP(SMALL))
+    problem = problems.Classifier(toy, networks.MLP(SMALL))
     with pytest.raises(ValueError, match=r"\(\(8, 8\), 10\), but the problem was made for \(\(2, 3\), 4\)"):
         problem.accuracy(problem.init(key), data.digits())

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
-
-from nestax import _problem, data, problems
 from nestax.problems._convnet import convolve
+
+from nestax import _problem, catalogue, data, networks, problems
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def loops(params, image):
 
 
 def test_logits_against_loops(toy, key):
-    problem = problems.Classifier(toy, problems.ConvNet((3, 2)))
+    problem = problems.Classifier(toy, networks.ConvNet((3, 2)))
     players = eqx.filter_jit(problem.init)(key)
     logits = eqx.filter_jit(problem.logits)(players, toy.inputs[:4])
     expected = [loops(players[0], image) for image in toy.images[:4]]
@@ -68,7 +68,7 @@ def test_logits_against_loops(toy, key):
 
 
 def test_gradient_against_central_differences(toy, key):
-    net = problems.ConvNet((2, 3), kernel_size=(3, 2), stride=(2, 1), hidden=(4,), activation="tanh")
+    net = networks.ConvNet((2, 3), kernel_size=(3, 2), stride=(2, 1), hidden=(4,), activation="tanh")
     problem = problems.Classifier(toy, net, batch_size=16)
     players, sample = eqx.filter_jit(problem.init)(key), problem.samples(key, 1)[0]
     flat, unravel = jax.flatten_util.ravel_pytree(players)
@@ -87,10 +87,10 @@ def test_gradient_against_central_differences(toy, key):
     ("make", "shape", "classes", "num"),
     [
         # per convolution 9 in × out + out, then what is left of the image: 4×4×32, 4×4×32 and 2×2×32
-        (problems.conv_mnist, (28, 28), 10, 80 + 1_168 + 4_640 + 5_130),
-        (problems.conv_cifar, (32, 32, 3), 10, 224 + 1_168 + 4_640 + 5_130),
-        (problems.conv_tiny_imagenet, (64, 64, 3), 50, 224 + 1_168 + 2_320 + 4_640 + 9_248 + 6_450),
-        (lambda: problems.ConvNet((4,), 5, 3, hidden=(6, 5)), (7, 9, 2), 3, 204 + 36 * 6 + 6 + 35 + 18),
+        (catalogue.conv_mnist, (28, 28), 10, 80 + 1_168 + 4_640 + 5_130),
+        (catalogue.conv_cifar, (32, 32, 3), 10, 224 + 1_168 + 4_640 + 5_130),
+        (catalogue.conv_tiny_imagenet, (64, 64, 3), 50, 224 + 1_168 + 2_320 + 4_640 + 9_248 + 6_450),
+        (lambda: networks.ConvNet((4,), 5, 3, hidden=(6, 5)), (7, 9, 2), 3, 204 + 36 * 6 + 6 + 35 + 18),
     ],
 )
 def test_parameter_counts(make, shape, classes, num, key):
@@ -101,7 +101,7 @@ def test_parameter_counts(make, shape, classes, num, key):
 
 
 def test_initialization_of_pytorch(key):
-    nets = [problems.ConvNet((30,), init_scale=scale) for scale in (None, 0.5)]
+    nets = [networks.ConvNet((30,), init_scale=scale) for scale in (None, 0.5)]
     params, normal = jax.jit(lambda: [net.init(key, (8, 8), 10) for net in nets])()
     for layer, fan_in in zip(params, (9, 480)):
         for leaf in (np.asarray(layer["weight"]), np.asarray(layer["bias"])):
@@ -114,7 +114,7 @@ def test_initialization_of_pytorch(key):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_every_precision(dtype, toy, key):
-    problem = problems.Classifier(toy, problems.ConvNet((2,)))
+    problem = problems.Classifier(toy, networks.ConvNet((2,)))
     players = jax.tree.map(lambda x: x.astype(dtype), problem.init(key))
     losses, gradient = jax.eval_shape(_problem.joint_gradient, problem, players, key)
     assert losses.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
@@ -122,7 +122,7 @@ def test_every_precision(dtype, toy, key):
 
 
 def test_many_networks_at_once(toy, key):
-    net = problems.ConvNet((2, 3))
+    net = networks.ConvNet((2, 3))
     images = toy.images.astype(float)[:3]
     params = jax.jit(jax.vmap(lambda k: net.init(k, (5, 4), 3)))(jax.random.split(key, 2))
     batched = jax.jit(jax.vmap(net, in_axes=(0, None)))(params, images)
@@ -134,15 +134,15 @@ def test_many_networks_at_once(toy, key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: problems.ConvNet(()), "at least one convolution"),
-        (lambda: problems.ConvNet((0,)), r"`channels\[i\]` must be an integer of at least 1, got 0"),
-        (lambda: problems.ConvNet((2, 2), kernel_size=(3,)), r"`kernel_size` must be one integer.*\(2 here\), got 1"),
-        (lambda: problems.ConvNet((2,), stride=0), "`stride` must be an integer of at least 1, got 0"),
-        (lambda: problems.ConvNet((2,), hidden=(0,)), r"`hidden\[i\]`"),
-        (lambda: problems.ConvNet((2,), activation="rellu"), "got 'rellu'. Did you mean 'relu'"),
-        (lambda: problems.ConvNet((2,), init_scale=-1.0), "`init_scale` must be"),
+        (lambda: networks.ConvNet(()), "at least one convolution"),
+        (lambda: networks.ConvNet((0,)), r"`channels\[i\]` must be an integer of at least 1, got 0"),
+        (lambda: networks.ConvNet((2, 2), kernel_size=(3,)), r"`kernel_size` must be one integer.*\(2 here\), got 1"),
+        (lambda: networks.ConvNet((2,), stride=0), "`stride` must be an integer of at least 1, got 0"),
+        (lambda: networks.ConvNet((2,), hidden=(0,)), r"`hidden\[i\]`"),
+        (lambda: networks.ConvNet((2,), activation="rellu"), "got 'rellu'. Did you mean 'relu'"),
+        (lambda: networks.ConvNet((2,), init_scale=-1.0), "`init_scale` must be"),
         (
-            lambda: problems.ConvNet((2,)).init(jax.random.key(0), (64,), 10),
+            lambda: networks.ConvNet((2,)).init(jax.random.key(0), (64,), 10),
             r"needs images.*got examples of shape \(64,\)",
         ),
     ],

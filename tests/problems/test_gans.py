@@ -13,7 +13,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from nestax import _problem, data, problems
+from nestax import _problem, catalogue, data, networks, problems
 from nestax.evaluation import _gan_report
 
 # Compiled as a whole: operation by operation, XLA would compile some hundred little programs here.
@@ -26,7 +26,7 @@ nll = eqx.filter_jit(lambda problem, points: problem.negative_log_likelihood(poi
 covers = eqx.filter_jit(lambda problem, points, **options: problem.mode_coverage(points, **options))
 joint_gradient = eqx.filter_jit(_problem.joint_gradient)
 NUM = 40_000  # points, wherever the number does not matter: fewer shapes compile less
-TINY = problems.MLP((3,), "relu", None)
+TINY = networks.MLP((3,), "relu", None)
 NO_NETWORK: Any = (16, 16)
 CENTRES = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 
@@ -146,12 +146,12 @@ def test_parameter_counts():
     def count(problem):
         return sizes(jax.eval_shape(problem.init, jax.random.key(0)))
 
-    assert count(problems.small_mixture_gan()) == [386, 337]
+    assert count(catalogue.small_mixture_gan()) == [386, 337]
     assert count(problems.MixtureGAN()) == [
         4 * 256 + 256 + 3 * (256**2 + 256) + 2 * 256 + 2,
         2 * 256 + 256 + 3 * (256**2 + 256) + 256 + 1,
     ]
-    problem = problems.small_mixture_gan("minimax", batch_size=7)
+    problem = catalogue.small_mixture_gan("minimax", batch_size=7)
     assert isinstance(problem.loss, problems.MinimaxLoss)
     assert problem.batch_size == 7
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nestax as nx
-from nestax import problems
+from nestax import catalogue, problems
 
 
 def field(problem, players):
@@ -150,8 +150,8 @@ def test_distances_of_quadratic_games():
 
 def test_draws_are_what_they_claim(key):
     keys = jax.random.split(key, 2_000)
-    low, high = problems.SEESAW_RANGES[3]["a"], problems.SEESAW_RANGES[3]["b"]
-    games = jax.vmap(lambda k: problems.Seesaw.random(k, **problems.SEESAW_RANGES[3]))(keys)
+    low, high = catalogue.SEESAW_RANGES[3]["a"], catalogue.SEESAW_RANGES[3]["b"]
+    games = jax.vmap(lambda k: problems.Seesaw.random(k, **catalogue.SEESAW_RANGES[3]))(keys)
     for drawn, (start, stop) in ((games.a, low), (games.b, high)):
         assert start <= drawn.min() < start + 0.01 * (stop - start)
         assert stop - 0.01 * (stop - start) < drawn.max() <= stop

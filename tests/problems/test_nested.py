@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from nestax.problems._hyperparameters_noise import concrete_mask
 
 import nestax as nx
-from nestax import data, problems
-from nestax.problems._hyperparameters_noise import concrete_mask
+from nestax import catalogue, data, hyperparameters, networks, problems
 
 from ..helpers import assert_close, cast, central_difference
 
@@ -31,7 +31,7 @@ def texts():
 
 
 def classifier(sets, family, architecture=None, **options):
-    architecture = problems.MLP((), init_scale=0.5) if architecture is None else architecture
+    architecture = networks.MLP((), init_scale=0.5) if architecture is None else architecture
     return problems.NestedClassifier(sets[0], sets[1], architecture, family, **options)
 
 
@@ -52,7 +52,7 @@ def cross_entropies(weights, dataset):
 
 
 def test_validation_loss_sees_the_weights_alone(sets):
-    problem = classifier(sets, problems.WeightDecay())
+    problem = classifier(sets, hyperparameters.WeightDecay())
     (values, weights), sample = at(problem)
     loss, slope = jax.jit(jax.value_and_grad(problem.outer_loss))(values, weights, sample)
     np.testing.assert_allclose(loss, cross_entropies(weights, sets[1]).mean(), rtol=1e-10)
@@ -63,7 +63,7 @@ def test_validation_loss_sees_the_weights_alone(sets):
 def test_weight_decay_against_numpy(sets):
     rng = np.random.default_rng(2)
     for per, num in (("weight", 21), ("tensor", 2), ("all", 1)):
-        problem = classifier(sets, problems.WeightDecay(per, initial=-1.5))
+        problem = classifier(sets, hyperparameters.WeightDecay(per, initial=-1.5))
         (values, weights), sample = at(problem)
         assert sum(x.size for x in jax.tree.leaves(values)) == num
         assert all((x == -1.5).all() for x in jax.tree.leaves(values))
@@ -77,7 +77,7 @@ def test_weight_decay_against_numpy(sets):
 
 def test_mixed_derivative_of_weight_decay(sets):
     r"""$x^\top \partial^2 L_T / \partial w \partial\lambda = 2 e^\lambda w x$ for one decay per weight."""
-    problem = classifier(sets, problems.WeightDecay())
+    problem = classifier(sets, hyperparameters.WeightDecay())
     (values, weights), sample = at(problem)
     x = jax.tree.map(lambda w: jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape), weights)
     cotangent = (jax.tree.map(jnp.zeros_like, values), x)
@@ -87,7 +87,7 @@ def test_mixed_derivative_of_weight_decay(sets):
 
 
 def test_example_weights_against_numpy(sets):
-    problem = classifier(sets, problems.ExampleWeights(), batch_size=5)
+    problem = classifier(sets, hyperparameters.ExampleWeights(), batch_size=5)
     (values, weights), sample = at(problem)
     values = values + jnp.linspace(-2, 2, 12)
     loss, slope = jax.jit(jax.value_and_grad(problem.inner_loss))(values, weights, sample)
@@ -99,7 +99,7 @@ def test_example_weights_against_numpy(sets):
 
 
 def test_distilled_data_take_the_place_of_the_training_data(sets):
-    problem = classifier(sets, problems.DistilledData(num_per_class=2, initial=0.1))
+    problem = classifier(sets, hyperparameters.DistilledData(num_per_class=2, initial=0.1))
     (values, weights), sample = at(problem)
     assert values.shape == (6, 3, 2)
     assert (values == 0.1).all()
@@ -114,8 +114,8 @@ def test_augmentation_is_the_image_and_a_bounded_change(channels, key):
     shape = (4, 2, *channels)
     rng = np.random.default_rng(3)
     dataset = data.Dataset(rng.normal(size=(3, *shape)), np.arange(3) % 2, "toy", 2)
-    family = problems.LearnedAugmentation(width=2)
-    problem = problems.NestedClassifier(dataset, dataset, problems.MLP(()), family)
+    family = hyperparameters.LearnedAugmentation(width=2)
+    problem = problems.NestedClassifier(dataset, dataset, networks.MLP(()), family)
     shapes = jax.eval_shape(problem.init, key)  # compiling its draws takes seconds, and any values will do
     values, weights = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape)), shapes)
     images = dataset.images
@@ -126,7 +126,7 @@ def test_augmentation_is_the_image_and_a_bounded_change(channels, key):
         noisy = jnp.concatenate([images.reshape(3, 4, 2, -1), jnp.broadcast_to(noise, (3, 4, 2, 1))], axis=3)
         size = noisy.shape[3]
         loss = problem.inner_loss(values, weights, nx.NestedSample(None, None, key))
-        return family.augment(values, images, inside), problems.UNet(size, size - 1, 2)(values, noisy), loss
+        return family.augment(values, images, inside), networks.UNet(size, size - 1, 2)(values, noisy), loss
 
     changed, output, loss = jax.jit(everything)(values, weights)
     np.testing.assert_allclose(changed, images + jnp.tanh(output).reshape(images.shape), rtol=1e-9)
@@ -150,8 +150,10 @@ def test_concrete_mask(key):
 
 def test_gradient_of_dropout_rates_against_central_differences(sets):
     """With the key of the sample fixed, the training loss is a smooth function of the rates."""
-    family = problems.Together(problems.Dropout("layer1", shape=(4,), rate=0.3), problems.DropConnect("all", rate=0.2))
-    problem = classifier(sets, family, problems.MLP((4,), "tanh", init_scale=0.5))
+    family = hyperparameters.Compose(
+        hyperparameters.Dropout("layer1", shape=(4,), rate=0.3), hyperparameters.DropConnect("all", rate=0.2)
+    )
+    problem = classifier(sets, family, networks.MLP((4,), "tanh", init_scale=0.5))
     (values, weights), sample = at(problem)
     loss = jax.jit(lambda v: problem.inner_loss(v, weights, sample))
     slope = jax.jit(jax.grad(lambda v: problem.inner_loss(v, weights, sample)))(values)
@@ -167,7 +169,7 @@ def test_gradient_of_dropout_rates_against_central_differences(sets):
 
 
 def test_dropout_masks_are_constant_along_shared_axes(key):
-    family = problems.Dropout(("a", "b"), shared_axes=(1,), shape=(4,), rate=0.5)
+    family = hyperparameters.Dropout(("a", "b"), shared_axes=(1,), shape=(4,), rate=0.5)
     values = jnp.linspace(-1.0, 1.0, 4)
     ones = jnp.ones((3, 5, 4))
     (first, _), (second, _) = (family.activation(values, site, ones, key) for site in "ab")
@@ -177,7 +179,7 @@ def test_dropout_masks_are_constant_along_shared_axes(key):
 
 
 def test_drop_connect_leaves_biases_alone(sets, key):
-    family = problems.DropConnect("weight", rate=0.5)
+    family = hyperparameters.DropConnect("weight", rate=0.5)
     problem = classifier(sets, family)
     (values, weights), _ = at(problem)
     assert [v.shape for v in values] == [(6, 3)]
@@ -190,8 +192,8 @@ def test_drop_connect_leaves_biases_alone(sets, key):
 
 def test_activation_penalties_and_their_order(sets, key):
     z = jnp.sin(jnp.arange(24.0)).reshape(2, 3, 4)
-    temporal, dropout = problems.TemporalActivationDecay("x", 0.7), problems.Dropout("x")
-    family = problems.Together(temporal, dropout, problems.ActivationDecay("x", 1.3))
+    temporal, dropout = hyperparameters.TemporalActivationDecay("x", 0.7), hyperparameters.Dropout("x")
+    family = hyperparameters.Compose(temporal, dropout, hyperparameters.ActivationDecay("x", 1.3))
     values = family.init(key, {"w": jnp.zeros(1)}, sets[0])
     np.testing.assert_allclose(jax.nn.softplus(values[0]), 0.7, rtol=1e-12)
     dropped, penalty = family.activation(values, "x", z, key)
@@ -204,9 +206,9 @@ def test_activation_penalties_and_their_order(sets, key):
 
 @pytest.fixture(scope="module")
 def language(texts):
-    model = problems.LSTMLanguageModel(5, width=3)
+    model = networks.LSTMLanguageModel(5, width=3)
     return problems.NestedLanguageModel(
-        texts[0], texts[1], model, problems.lstm_regularization(model), length=4, batch_size=2
+        texts[0], texts[1], model, catalogue.lstm_regularization(model), length=4, batch_size=2
     )
 
 
@@ -240,7 +242,7 @@ def test_perplexity_reads_the_text_in_order(language, texts):
 
 
 def test_inner_problem_is_training_at_fixed_hyperparameters(sets):
-    nested = classifier(sets, problems.WeightDecay("all"), batch_size=4)
+    nested = classifier(sets, hyperparameters.WeightDecay("all"), batch_size=4)
     (values, weights), _ = at(nested)
     problem = nx.InnerProblem(nested, values)
     sample = jax.tree.map(lambda x: x[0], problem.samples(jax.random.key(3), 2))
@@ -251,7 +253,9 @@ def test_inner_problem_is_training_at_fixed_hyperparameters(sets):
 
 def test_gauss_newton_is_the_hessian_of_a_linear_network(sets):
     """Penalty and importance of examples are where they belong: both curvatures give one hypergradient."""
-    problem = classifier(sets, problems.Together(problems.WeightDecay(initial=-1.0), problems.ExampleWeights(0.5)))
+    problem = classifier(
+        sets, hyperparameters.Compose(hyperparameters.WeightDecay(initial=-1.0), hyperparameters.ExampleWeights(0.5))
+    )
     players, sample = at(problem)
     exact, gauss_newton = (
         nx.hyper.hypergradient(
@@ -263,7 +267,9 @@ def test_gauss_newton_is_the_hessian_of_a_linear_network(sets):
     assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(exact))
 
 
-@pytest.mark.parametrize("make", [problems.WeightDecay, problems.ExampleWeights, problems.DropConnect])
+@pytest.mark.parametrize(
+    "make", [hyperparameters.WeightDecay, hyperparameters.ExampleWeights, hyperparameters.DropConnect]
+)
 def test_losses_have_the_precision_of_the_weights(make, sets):
     problem = classifier(sets, make(), batch_size=4)
     players, sample = at(problem)
@@ -272,14 +278,14 @@ def test_losses_have_the_precision_of_the_weights(make, sets):
 
 
 def test_a_network_that_knows_no_sites_will_do_without_them(sets):
-    class Linear(problems.AbstractArchitecture):
+    class Linear(networks.AbstractArchitecture):
         def init(self, key, input_shape, num_classes):
             return jnp.ones((6, num_classes))
 
         def __call__(self, params, inputs):  # pyright: ignore[reportIncompatibleMethodOverride]
             return inputs.reshape(inputs.shape[0], -1) @ params
 
-    problem = classifier(sets, problems.WeightDecay("all"), Linear())
+    problem = classifier(sets, hyperparameters.WeightDecay("all"), Linear())
     (values, _), sample = at(problem)
     weights = jnp.ones((6, 3))
     np.testing.assert_allclose(problem.inner_loss(values, weights, sample), np.log(3) + 18 * np.exp(-4), rtol=1e-9)
@@ -289,27 +295,33 @@ def test_a_network_that_knows_no_sites_will_do_without_them(sets):
     ("make", "message"),
     [
         (lambda s, t: classifier(s, None), "`hyperparameters` must be an `AbstractHyperparameters`"),
-        (lambda s, t: classifier(s, problems.WeightDecay(), "mlp"), "`architecture` must be an `AbstractArchitecture`"),
-        (lambda s, t: classifier((s[0], data.digits()), problems.WeightDecay()), "was made for"),
-        (lambda s, t: problems.WeightDecay("layer"), "`per` must be"),
-        (lambda s, t: problems.WeightDecay(initial=np.ones(2)), "`initial` must be a single number"),
-        (lambda s, t: problems.Together(), "one or more families"),
-        (lambda s, t: problems.Dropout(()), "`sites` must name at least one"),
-        (lambda s, t: problems.Dropout("layer0", rate=0.0), "`rate` must lie between 0 and 1"),
-        (lambda s, t: problems.Dropout("layer0", temperature=0.0), "`temperature` must be a positive"),
-        (lambda s, t: problems.ActivationDecay("layer0", 0.0), "`initial` must be a positive"),
-        (lambda s, t: problems.DropConnect("layer"), "`per` must be"),
-        (lambda s, t: problems.DistilledData(0), "`num_per_class` must be"),
         (
-            lambda s, t: train_once(classifier(s, problems.Dropout("layer7"))),
+            lambda s, t: classifier(s, hyperparameters.WeightDecay(), "mlp"),
+            "`architecture` must be an `AbstractArchitecture`",
+        ),
+        (lambda s, t: classifier((s[0], data.digits()), hyperparameters.WeightDecay()), "was made for"),
+        (lambda s, t: hyperparameters.WeightDecay("layer"), "`per` must be"),
+        (lambda s, t: hyperparameters.WeightDecay(initial=np.ones(2)), "`initial` must be a single number"),
+        (lambda s, t: hyperparameters.Compose(), "one or more families"),
+        (lambda s, t: hyperparameters.Dropout(()), "`sites` must name at least one"),
+        (lambda s, t: hyperparameters.Dropout("layer0", rate=0.0), "`rate` must lie between 0 and 1"),
+        (lambda s, t: hyperparameters.Dropout("layer0", temperature=0.0), "`temperature` must be a positive"),
+        (lambda s, t: hyperparameters.ActivationDecay("layer0", 0.0), "`initial` must be a positive"),
+        (lambda s, t: hyperparameters.DropConnect("layer"), "`per` must be"),
+        (lambda s, t: hyperparameters.DistilledData(0), "`num_per_class` must be"),
+        (
+            lambda s, t: train_once(classifier(s, hyperparameters.Dropout("layer7"))),
             "at the sites 'layer7', which this network",
         ),
-        (lambda s, t: train_once(classifier(s, problems.Dropout("layer0", shape=(5,)))), r"shape \(5,\) do not fit"),
-        (lambda s, t: train_once(classifier(s, problems.LearnedAugmentation())), "even height and width"),
-        (lambda s, t: language_model(t, problems.ExampleWeights()).init(jax.random.key(0)), "got a Corpus"),
-        (lambda s, t: language_model(t, problems.WeightDecay(), 6), "the same vocabulary"),
-        (lambda s, t: language_model(t, problems.WeightDecay(), length=20), "too few for windows of 20"),
-        (lambda s, t: language_model(s, problems.WeightDecay()), "must be a `nestax.data.Corpus`"),
+        (
+            lambda s, t: train_once(classifier(s, hyperparameters.Dropout("layer0", shape=(5,)))),
+            r"shape \(5,\) do not fit",
+        ),
+        (lambda s, t: train_once(classifier(s, hyperparameters.LearnedAugmentation())), "even height and width"),
+        (lambda s, t: language_model(t, hyperparameters.ExampleWeights()).init(jax.random.key(0)), "got a Corpus"),
+        (lambda s, t: language_model(t, hyperparameters.WeightDecay(), 6), "the same vocabulary"),
+        (lambda s, t: language_model(t, hyperparameters.WeightDecay(), length=20), "too few for windows of 20"),
+        (lambda s, t: language_model(s, hyperparameters.WeightDecay()), "must be a `nestax.data.Corpus`"),
     ],
 )
 def test_refuses(unchecked, sets, texts, make, message):
@@ -322,5 +334,5 @@ def train_once(problem):
 
 
 def language_model(texts, family, vocabulary=5, length=4):
-    model = problems.LSTMLanguageModel(vocabulary, width=2)
+    model = networks.LSTMLanguageModel(vocabulary, width=2)
     return problems.NestedLanguageModel(texts[0], texts[1], model, family, length=length)

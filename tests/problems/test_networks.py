@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from nestax import data, problems
+from nestax import catalogue, data, networks
 
 
 def numpy_tree(tree):
@@ -49,11 +49,11 @@ def relu(z):
 @pytest.mark.parametrize(
     ("network", "shape", "num"),
     [
-        (problems.lenet(), (28, 28), 61_706),  # LeCun et al. 1998 with full connections
-        (problems.lenet_cifar(), (32, 32, 3), 62_006),
-        (problems.alexnet(), (32, 32, 3), 23_272_266),
-        (problems.resnet18(), (32, 32, 3), 11_173_962),
-        (problems.resnet44(), (32, 32, 3), 658_586),  # 0.66 million in He et al. 2016
+        (networks.lenet(), (28, 28), 61_706),  # LeCun et al. 1998 with full connections
+        (catalogue.lenet_cifar(), (32, 32, 3), 62_006),
+        (networks.alexnet(), (32, 32, 3), 23_272_266),
+        (networks.resnet18(), (32, 32, 3), 11_173_962),
+        (networks.resnet44(), (32, 32, 3), 658_586),  # 0.66 million in He et al. 2016
     ],
     ids=["lenet", "lenet-cifar", "alexnet", "resnet18", "resnet44"],
 )
@@ -64,22 +64,22 @@ def test_sizes_of_classifiers(network, shape, num, key):
 
 
 def test_sizes_of_the_other_models(key):
-    model = problems.LSTMLanguageModel()
+    model = networks.LSTMLanguageModel()
     params = jax.eval_shape(model.init, key)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 13_280_400
     counts = [296, 584, 1168, 2320, 520, 1160, 584, 27]
-    unet = jax.eval_shape(problems.UNet().init, key)
+    unet = jax.eval_shape(networks.UNet().init, key)
     assert sorted(sum(x.size for x in layer.values()) for layer in unet.values()) == sorted(counts)
     assert sum(counts) == 6_659
     text = data.Corpus(jnp.arange(2, dtype=jnp.int32), ("a", "<eos>"), "toy")
     for many, num in ((False, 7), (True, 1_691_951)):
-        family = problems.lstm_regularization(model, many)
+        family = catalogue.lstm_regularization(model, many)
         values = jax.eval_shape(lambda params, family=family: family.init(key, params, text), params)
         assert sum(leaf.size for leaf in jax.tree.leaves(values)) == num
 
 
 def test_pooling_and_no_padding_against_numpy():
-    network = problems.ConvNet((2, 3), (3, 2), 1, (4,), pool=(2, 1), padding=("valid", "same"))
+    network = networks.ConvNet((2, 3), (3, 2), 1, (4,), pool=(2, 1), padding=("valid", "same"))
     params = drawn(lambda key: network.init(key, (9, 8), 5), 1)
     images = np.random.default_rng(0).normal(size=(3, 9, 8))
     layers = numpy_tree(params)
@@ -109,7 +109,7 @@ def block(z, layers, stride, width):
 
 @pytest.fixture(scope="module", params=["projection", "pad"])
 def residual(request):
-    network = problems.ResNet((1, 2), (2, 4), request.param)
+    network = networks.ResNet((1, 2), (2, 4), request.param)
     params = drawn(lambda key: network.init(key, (4, 4, 3), 5), 3)
     images = jnp.asarray(np.random.default_rng(4).normal(size=(4, 4, 4, 3)))
     return network, params, images, jax.jit(network)(params, images)
@@ -129,7 +129,7 @@ def test_resnet_against_numpy(residual):
 
 
 def test_frozen_resnet_judges_every_image_by_itself():
-    network = problems.ResNet((2,), (2,))
+    network = networks.ResNet((2,), (2,))
     params = drawn(lambda key: network.init(key, (4, 4, 3), 5), 7)
     images = jnp.asarray(np.random.default_rng(8).normal(size=(4, 4, 4, 3)))
 
@@ -145,18 +145,18 @@ def test_frozen_resnet_judges_every_image_by_itself():
 
 def test_initial_parameters(key):
     """He et al. for the convolutions of a ResNet; PyTorch's count of inputs for a transposed convolution of a U-Net."""
-    network = problems.ResNet((1,), (200,))
+    network = networks.ResNet((1,), (200,))
     second = jax.jit(lambda: network.init(key, (4, 4, 3), 5)["stages"][0]["first"]["second"])()
     assert float(second["weight"].std()) == pytest.approx((2 / 1_800) ** 0.5, rel=0.01)
     assert (second["scale"] == 1).all()
     assert not second["shift"].any()
     bound = (8 * 2 * 2) ** -0.5  # eight output channels of 2×2
-    expand = jax.jit(lambda: problems.UNet().init(key)["expand"])()
+    expand = jax.jit(lambda: networks.UNet().init(key)["expand"])()
     assert 0.9 * bound < float(jnp.abs(expand["weight"]).max()) <= bound
 
 
 def test_unet_against_numpy():
-    network = problems.UNet(channels_in=2, channels_out=1, width=3)
+    network = networks.UNet(channels_in=2, channels_out=1, width=3)
     params = drawn(network.init, 2)
     images = np.random.default_rng(5).normal(size=(2, 4, 6, 2))
     p = numpy_tree(params)
@@ -179,7 +179,7 @@ def test_unet_against_numpy():
 
 @pytest.fixture(scope="module")
 def language():
-    model = problems.LSTMLanguageModel(vocabulary_size=7, width=3)
+    model = networks.LSTMLanguageModel(vocabulary_size=7, width=3)
     params = drawn(model.init, 6)
     tokens = jax.random.randint(jax.random.key(7), (2, 6), 0, 7, jnp.int32)
     return model, params, tokens, jax.jit(model.__call__)
@@ -261,14 +261,14 @@ def test_sites_of_the_language_model(language):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: problems.ConvNet((2,), padding="full"), "`padding` must be"),
-        (lambda: problems.ConvNet((2,), pool=0), "`pool` must be an integer of at least 1, got 0"),
-        (lambda: problems.alexnet().init(jax.random.key(0), (8, 8, 3), 10), "too small"),
-        (lambda: problems.ResNet((1, 1), (2,)), "one width per stage, got 1 for 2"),
-        (lambda: problems.ResNet((1,), (2,), "none"), "`shortcut` must be"),
-        (lambda: problems.resnet44().init(jax.random.key(0), (64,), 10), "needs images"),
-        (lambda: problems.UNet(width=0), "`width` must be"),
-        (lambda: problems.LSTMLanguageModel(0), "`vocabulary_size` must be"),
+        (lambda: networks.ConvNet((2,), padding="full"), "`padding` must be"),
+        (lambda: networks.ConvNet((2,), pool=0), "`pool` must be an integer of at least 1, got 0"),
+        (lambda: networks.alexnet().init(jax.random.key(0), (8, 8, 3), 10), "too small"),
+        (lambda: networks.ResNet((1, 1), (2,)), "one width per stage, got 1 for 2"),
+        (lambda: networks.ResNet((1,), (2,), "none"), "`shortcut` must be"),
+        (lambda: networks.resnet44().init(jax.random.key(0), (64,), 10), "needs images"),
+        (lambda: networks.UNet(width=0), "`width` must be"),
+        (lambda: networks.LSTMLanguageModel(0), "`vocabulary_size` must be"),
     ],
 )
 def test_refuses(unchecked, make, message):

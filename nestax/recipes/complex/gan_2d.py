@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ... import problems
+from ... import networks, problems
 from ..._progress import progress_bar
 from ..._rollout import RESULTS
 from .._cache import cached
@@ -39,7 +39,7 @@ class Protocol:
 
 
 def _problem(protocol: Protocol) -> problems.MixtureGAN:
-    network = problems.MLP((protocol.width,) * protocol.depth, "relu", init_scale=None)
+    network = networks.MLP((protocol.width,) * protocol.depth, "relu", init_scale=None)
     return problems.MixtureGAN(protocol.loss, network, network, std=protocol.std, batch_size=protocol.batch_size)
 
 

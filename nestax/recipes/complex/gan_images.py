@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ... import data, optimizers, problems
+from ... import data, networks, optimizers, problems
 from ..._problem import Players
 from ..._progress import progress_bar
 from ..._rollout import RESULTS
@@ -48,7 +48,7 @@ class _Judge(eqx.Module):
     players: Players
 
     def __init__(self, dataset: data.Dataset, num_steps: int):
-        self.classifier = problems.Classifier(dataset, problems.MLP((64,), "relu", init_scale=None))
+        self.classifier = problems.Classifier(dataset, networks.MLP((64,), "relu", init_scale=None))
         optimizer = optimizers.adam(1e-2)
         solution = solve(self.classifier, optimizer, num_steps=num_steps, key=jax.random.key(0), record_every=num_steps)
         self.players = solution.players

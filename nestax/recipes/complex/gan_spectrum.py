@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import dynamics, optimizers, problems
+from ... import catalogue, dynamics, optimizers
 from ..._progress import progress_bar
 from ..._solve import solve
 from .._cache import cached
@@ -89,8 +89,8 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
 
 
 def _one_seed(protocol: Protocol, seed: int, picture: Path | None) -> dict[str, Any]:
-    problem = problems.small_mixture_gan(protocol.loss, protocol.batch_size)
-    whole = problems.small_mixture_gan(protocol.loss, protocol.jacobian_batch_size)
+    problem = catalogue.small_mixture_gan(protocol.loss, protocol.batch_size)
+    whole = catalogue.small_mixture_gan(protocol.loss, protocol.jacobian_batch_size)
     optimizer = optimizers.Alternating(optimizers.adam(protocol.learning_rate, b1=0.0))
     key, sample, points_key = jax.random.split(jax.random.key(seed), 3)
     players, state, at = problem.init(key), None, 0

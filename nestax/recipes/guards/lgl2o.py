@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from ... import data, guards, learned, meta, optimizers, problems
+from ... import catalogue, data, guards, learned, meta, networks, optimizers, problems
 from ..._optimizer import AbstractOptimizer
 from ..._progress import progress_bar
 from .._cache import cached
@@ -74,8 +74,8 @@ class Protocol:
 
 def _problem(name: str) -> problems.Classifier:
     if name == "mnist-mlp":  # the catalogue's has another initialization
-        return problems.Classifier(data.mnist(), problems.MLP((20,), init_scale=None))
-    problem = problems.by_name(name)
+        return problems.Classifier(data.mnist(), networks.MLP((20,), init_scale=None))
+    problem = catalogue.by_name(name)
     if not isinstance(problem, problems.Classifier):
         raise ValueError(f"The rows of this recipe are classifiers; '{name}' is none.")
     return problem

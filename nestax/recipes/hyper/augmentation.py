@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import data, hyper, optimizers, problems
+from ... import data, hyper, hyperparameters, networks, optimizers, problems
 from ..._problem import InnerProblem, common_dtype
 from ..._progress import progress_bar
 from ..._solve import solve
@@ -28,10 +28,10 @@ NAMES = {
 }
 
 
-NETWORKS: dict[str, Callable[[], problems.AbstractArchitecture]] = {
-    "linear": lambda: problems.MLP((), init_scale=None),
-    "conv": lambda: problems.ConvNet((16, 32, 32)),
-    "resnet18": problems.resnet18,
+NETWORKS: dict[str, Callable[[], networks.AbstractArchitecture]] = {
+    "linear": lambda: networks.MLP((), init_scale=None),
+    "conv": lambda: networks.ConvNet((16, 32, 32)),
+    "resnet18": networks.resnet18,
 }
 
 
@@ -58,7 +58,7 @@ class Protocol:
     width: int = 8  # of the U-Net; as published
 
 
-class _Unchanged(problems.AbstractHyperparameters):
+class _Unchanged(hyperparameters.AbstractHyperparameters):
     """No augmentation."""
 
     def init(self, key, weights, data):
@@ -85,7 +85,7 @@ def _method(name: str, protocol: Protocol) -> hyper.AbstractMethod:
 def measure(protocol: Protocol, name: str, seed: int) -> dict[str, Any]:
     """One training: validation and test accuracy on the way."""
     train, valid, test = _sets(protocol, seed)
-    family = _Unchanged() if name == "none" else problems.LearnedAugmentation(protocol.width)
+    family = _Unchanged() if name == "none" else hyperparameters.LearnedAugmentation(protocol.width)
     network = NETWORKS[protocol.network]()
     problem = problems.NestedClassifier(train, valid, network, family, protocol.batch_size, protocol.batch_size)
     every = protocol.num_steps // protocol.num_parts
@@ -134,7 +134,7 @@ def _accuracy(problem: problems.NestedClassifier, players, dataset: data.Dataset
     network = problem.architecture.frozen(weights, problem.train.images[:1_000].astype(dtype))
     images = dataset.images.astype(dtype)
     logits = network(weights, images)
-    if isinstance(problem.hyperparameters, problems.LearnedAugmentation):
+    if isinstance(problem.hyperparameters, hyperparameters.LearnedAugmentation):
         for copy in range(num_copies):
             key = jax.random.fold_in(jax.random.key(0), copy)
             logits += network(weights, problem.hyperparameters.augment(values, images, key))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from ... import data, hyper, optimizers, problems
+from ... import data, hyper, hyperparameters, networks, optimizers, problems
 from ..._progress import progress_bar
 from ..._storage import save_figure
 from .._cache import cached
@@ -55,9 +55,9 @@ class Protocol:
 
 def _train_anew(made, train, protocol: Protocol, seed: int):
     """New weights, trained on the images `made`, one per class, and the problem that they solve."""
-    decay = problems.Fixed(problems.WeightDecay("all"), jnp.asarray(protocol.decay))
-    family = problems.Together(problems.DistilledData(made.shape[0] // train.num_classes), decay)
-    problem = problems.NestedClassifier(train, train, problems.MLP((), init_scale=None), family)
+    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
+    family = hyperparameters.Compose(hyperparameters.DistilledData(made.shape[0] // train.num_classes), decay)
+    problem = problems.NestedClassifier(train, train, networks.MLP((), init_scale=None), family)
     optimizer = optimizers.adam(protocol.retrain_learning_rate)
     return problem, retrained(problem, (made, ()), optimizer, protocol.retrain_steps, seed)
 
@@ -66,9 +66,9 @@ def measure(run: Run, protocol: Protocol, seed: int) -> dict[str, Any]:
     """Distils, trains anew on the result, and on real images for comparison."""
     (valid,) = draw(load(run.dataset, "train"), (run.num_valid,), seed)
     test = load(run.dataset, "test")
-    decay = problems.Fixed(problems.WeightDecay("all"), jnp.asarray(protocol.decay))
-    family = problems.Together(problems.DistilledData(), decay)
-    problem = problems.NestedClassifier(valid, valid, problems.MLP((), init_scale=None), family)
+    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
+    family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
+    problem = problems.NestedClassifier(valid, valid, networks.MLP((), init_scale=None), family)
     tuning = hyper.tune(
         problem,
         optimizer=optimizers.adam(run.pace.learning_rate),

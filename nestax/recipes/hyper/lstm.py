@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ... import data, hyper, optimizers, problems
+from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
 from ..._optimizer import AbstractOptimizer
 from ..._problem import InnerProblem
 from ..._progress import progress_bar
@@ -90,8 +90,8 @@ def _with_words(text: data.Corpus, words: list[int]) -> data.Corpus:
 
 def _problem(protocol: Protocol, method: str) -> problems.NestedLanguageModel:
     train, valid, _ = texts(protocol)
-    model = problems.LSTMLanguageModel(protocol.vocabulary, protocol.width, protocol.num_layers)
-    family = problems.lstm_regularization(model, many=method == "many", rate=protocol.rate)
+    model = networks.LSTMLanguageModel(protocol.vocabulary, protocol.width, protocol.num_layers)
+    family = catalogue.lstm_regularization(model, many=method == "many", rate=protocol.rate)
     return problems.NestedLanguageModel(
         train, valid, model, family, protocol.length, protocol.batch_size, protocol.batch_size
     )
@@ -169,8 +169,8 @@ def overfit(protocol: Protocol, seed: int) -> dict[str, Any]:
         start = int(rng.integers(0, len(whole) - num))
         return data.Corpus(whole.tokens[start : start + num], whole.vocabulary, whole.name)
 
-    model = problems.LSTMLanguageModel(protocol.vocabulary, protocol.overfit_width, protocol.num_layers)
-    family = problems.WeightDecay("weight", protocol.overfit_initial)
+    model = networks.LSTMLanguageModel(protocol.vocabulary, protocol.overfit_width, protocol.num_layers)
+    family = hyperparameters.WeightDecay("weight", protocol.overfit_initial)
     problem = problems.NestedLanguageModel(piece(text), piece(valid), model, family, protocol.length, None, None)
     every = protocol.overfit_steps // protocol.num_parts
 

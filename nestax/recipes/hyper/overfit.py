@@ -11,19 +11,19 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from ... import data, hyper, optimizers, problems
+from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
 from ..._problem import common_dtype
 from ..._progress import progress_bar
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._common import draw, load, plot_lines, rmsprop, rounded, spread
 
-NETWORKS: dict[str, Callable[[str], problems.AbstractArchitecture]] = {
-    "linear": lambda name: problems.MLP((), init_scale=None),
-    "mlp": lambda name: problems.MLP(({"digits": 64, "mnist": 784, "cifar10": 3_072}[name],), "relu", None),
-    "lenet": lambda name: problems.lenet_cifar() if name == "cifar10" else problems.lenet(),
-    "alexnet": lambda name: problems.alexnet(),
-    "resnet44": lambda name: problems.resnet44(),
+NETWORKS: dict[str, Callable[[str], networks.AbstractArchitecture]] = {
+    "linear": lambda name: networks.MLP((), init_scale=None),
+    "mlp": lambda name: networks.MLP(({"digits": 64, "mnist": 784, "cifar10": 3_072}[name],), "relu", None),
+    "lenet": lambda name: catalogue.lenet_cifar() if name == "cifar10" else networks.lenet(),
+    "alexnet": lambda name: networks.alexnet(),
+    "resnet44": lambda name: networks.resnet44(),
 }
 SMALL = ("linear", "mlp", "lenet")
 
@@ -81,7 +81,7 @@ def measure(run: Run, protocol: Protocol, seed: int) -> dict[str, Any]:
     train, valid = draw(load(run.dataset, "train"), (n, n), seed)
     test = load(run.dataset, "test")
     test = test.take(slice(min(run.num_test, len(test))))
-    family = problems.WeightDecay("weight", run.initial)
+    family = hyperparameters.WeightDecay("weight", run.initial)
     problem = problems.NestedClassifier(train, valid, NETWORKS[run.network](run.dataset), family)
     evaluate = _Evaluate(problem, test)
     state, history, started = None, [], time.monotonic()

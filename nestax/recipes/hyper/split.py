@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import hyper, optimizers, problems
+from ... import hyper, hyperparameters, networks, optimizers, problems
 from ..._progress import progress_bar
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
@@ -37,8 +37,8 @@ def measure(protocol: Protocol, size: int, proportion: float, family: str, seed:
     test = load(protocol.data, "test")
     test = test.take(slice(min(protocol.num_test, len(test))))
     optimizer = optimizers.nesterov(protocol.learning_rate)  # momentum 0.9, as in the published code
-    decay = problems.WeightDecay(FAMILIES[family], protocol.initial)
-    linear = problems.MLP((), init_scale=None)
+    decay = hyperparameters.WeightDecay(FAMILIES[family], protocol.initial)
+    linear = networks.MLP((), init_scale=None)
     if not num_valid:  # nothing to tune with: no decay at all
         (train,) = draw(load(protocol.data, "train"), (size,), seed)
         problem = problems.NestedClassifier(train, train, linear, decay)

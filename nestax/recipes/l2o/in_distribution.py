@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ... import data, learned, meta, problems
+from ... import catalogue, data, learned, meta, problems
 from ...evaluation import evaluate, plot
 from .._recipe import Claim, Metrics, Recipe
 from ._common import margin, scores, table, tuned_classical
@@ -42,7 +42,7 @@ class Protocol:
 
 
 def _problem(protocol: Protocol) -> tuple[problems.Classifier, problems.Classifier]:
-    train = problems.by_name(protocol.train_problem)
+    train = catalogue.by_name(protocol.train_problem)
     if not isinstance(train, problems.Classifier):
         raise ValueError(f"`train_problem` must be a classifier, got '{protocol.train_problem}'.")
     if protocol.train_problem != "mnist-mlp":

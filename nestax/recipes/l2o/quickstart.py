@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ... import learned, meta, problems
+from ... import catalogue, learned, meta
 from ...evaluation import evaluate, plot
 from .._recipe import Claim, Metrics, Recipe
 from ._common import margin, scores, table, tuned_classical
@@ -30,7 +30,7 @@ class Protocol:
 
 def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
     """Trains, tunes, evaluates; writes the optimizer, a plot and the training's run folder."""
-    problem = problems.by_name(protocol.problem)
+    problem = catalogue.by_name(protocol.problem)
     trained, meta_losses = {}, {}
     for i in range(protocol.meta_seeds):
         optimizer = learned.preset(protocol.optimizer, key=jax.random.key(seed + i))

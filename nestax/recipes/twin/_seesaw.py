@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ... import learned, meta, problems
+from ... import catalogue, learned, meta, problems
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GameRuns, run_games, success_rates
 
@@ -27,7 +27,7 @@ def as_json(protocol: Any) -> dict[str, Any]:
 
 def seesaw(number: int) -> meta.Drawn:
     """Fresh Seesaw problems of one of the seven ranges. The intervals are arrays, so that all share a compilation."""
-    intervals = {name: jnp.asarray(interval, float) for name, interval in problems.SEESAW_RANGES[number].items()}
+    intervals = {name: jnp.asarray(interval, float) for name, interval in catalogue.SEESAW_RANGES[number].items()}
     return meta.Drawn(problems.Seesaw.random, **intervals)
 
 

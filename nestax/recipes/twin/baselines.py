@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from ... import evaluation, learned, meta, problems
+from ... import catalogue, evaluation, learned, meta, problems
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from .._cache import cached
@@ -19,7 +19,7 @@ from ._seesaw import as_json
 
 
 def _range_1(key):
-    intervals = problems.SEESAW_RANGES[1]
+    intervals = catalogue.SEESAW_RANGES[1]
     return problems.Seesaw.random(key, a=intervals["a"], b=intervals["b"])
 
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._arrays import check_positive_int
 from .._problem import common_dtype
 from ..data import Corpus, Dataset
-from ._arrays import check_positive_int
-from ._hyperparameters import AbstractHyperparameters, Batch, Values, check_scalar
-from ._unet import UNet
+from ..networks import UNet
+from ._family import AbstractHyperparameters, Batch, Values, check_scalar
 
 
 class ExampleWeights(AbstractHyperparameters):
@@ -28,9 +28,9 @@ class ExampleWeights(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().split(1000)
-    >>> problem = problems.NestedClassifier(train, valid, problems.MLP(()), problems.ExampleWeights())
+    >>> problem = problems.NestedClassifier(train, valid, networks.MLP(()), hyperparameters.ExampleWeights())
     >>> problem.init(jax.random.key(0))[0].shape
     (1000,)
 
@@ -74,9 +74,9 @@ class DistilledData(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().split(1000)
-    >>> problem = problems.NestedClassifier(train, valid, problems.MLP(()), problems.DistilledData())
+    >>> problem = problems.NestedClassifier(train, valid, networks.MLP(()), hyperparameters.DistilledData())
     >>> problem.init(jax.random.key(0))[0].shape
     (10, 8, 8)
 
@@ -120,10 +120,10 @@ class LearnedAugmentation(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().split(1000)
-    >>> family = problems.LearnedAugmentation()
-    >>> problem = problems.NestedClassifier(train, valid, problems.MLP(()), family, batch_size=4)
+    >>> family = hyperparameters.LearnedAugmentation()
+    >>> problem = problems.NestedClassifier(train, valid, networks.MLP(()), family, batch_size=4)
     >>> augmentation, _ = jax.eval_shape(problem.init, jax.random.key(0))
     >>> jax.eval_shape(family.augment, augmentation, train.images[:4], jax.random.key(1)).shape
     (4, 8, 8)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._architectures import Layer, draw_layer
-from ._arrays import check_positive_int
+from .._arrays import check_positive_int
+from ._architecture import Layer, draw_layer
 from ._convnet import convolve, max_pool
 
 
@@ -35,8 +35,8 @@ class UNet(eqx.Module):
 
     ```python
     >>> import jax, jax.numpy as jnp
-    >>> from nestax import problems
-    >>> network = problems.UNet()
+    >>> from nestax import networks
+    >>> network = networks.UNet()
     >>> params = jax.eval_shape(network.init, jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     6659

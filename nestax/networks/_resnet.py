@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._architectures import AbstractArchitecture, Site, draw_layer, unchanged
-from ._arrays import check_positive_int, default_float
+from .._arrays import check_positive_int, default_float
+from ._architecture import AbstractArchitecture, Site, draw_layer, unchanged
 from ._convnet import convolve
 
 Params = PyTree[Float[Array, "..."]]
@@ -48,8 +48,8 @@ class ResNet(AbstractArchitecture):
 
     ```python
     >>> import jax
-    >>> from nestax import problems
-    >>> network = problems.ResNet(blocks=(1, 1), widths=(4, 8))
+    >>> from nestax import networks
+    >>> network = networks.ResNet(blocks=(1, 1), widths=(4, 8))
     >>> params = jax.eval_shape(lambda key: network.init(key, (8, 8, 3), 10), jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     1454

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._architectures import (
+from .._arrays import check_positive_int
+from ._architecture import (
     ACTIVATIONS,
     AbstractArchitecture,
     Layer,
@@ -19,7 +20,6 @@ from ._architectures import (
     draw_layer,
     unchanged,
 )
-from ._arrays import check_positive_int
 
 
 class ConvNet(AbstractArchitecture):
@@ -61,8 +61,8 @@ class ConvNet(AbstractArchitecture):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
-    >>> problem = problems.Classifier(data.digits(), problems.ConvNet(channels=(4, 8)))
+    >>> from nestax import data, networks, problems
+    >>> problem = problems.Classifier(data.digits(), networks.ConvNet(channels=(4, 8)))
     >>> (params,) = problem.init(jax.random.key(0))
     >>> [layer["weight"].shape for layer in params]
     [(3, 3, 1, 4), (3, 3, 4, 8), (32, 10)]
@@ -175,45 +175,16 @@ def max_pool(
     return blocks.max(axis=(2, 4))
 
 
-def conv_mnist() -> ConvNet:
-    """Three convolutions (8, 16, 32 channels, 3×3, stride 2) and a linear layer: 11,018 parameters on MNIST.
-
-    An optimizee outside of the training distribution of optimizers that were trained on `mlp_orig`. The sizes are ours,
-    small so that a coordinatewise learned optimizer can run on all parameters at little cost: Premont-Schwarz et al.
-    (2022) state three convolutions and a fully connected layer, but neither channels nor kernels.
-    """
-    return ConvNet(channels=(8, 16, 32))
-
-
-def conv_cifar() -> ConvNet:
-    """The layers of `conv_mnist`: 11,162 parameters on CIFAR-10. The sizes are ours, as there."""
-    return ConvNet(channels=(8, 16, 32))
-
-
-def conv_tiny_imagenet() -> ConvNet:
-    """Five convolutions (8, 16, 16, 32, 32 channels, 3×3, stride 2) and a linear layer.
-
-    24,050 parameters on 50 classes of Tiny ImageNet. Premont-Schwarz et al. (2022) state five convolutions and a fully
-    connected layer; the sizes are ours.
-    """
-    return ConvNet(channels=(8, 16, 16, 32, 32))
-
-
 def lenet() -> ConvNet:
     """LeNet-5 with rectified linear units and max-pooling: 61,706 parameters on MNIST.
 
     Two 5×5 convolutions (6 and 16 channels), each followed by 2×2 pooling, then 120 and 84 hidden units. The first one
-    pads images of 28×28 to 32×32, as published. For images that have 32×32 pixels already use `lenet_cifar`.
+    pads images of 28×28 to 32×32, as published; for images of 32×32 see `nestax.catalogue.lenet_cifar`.
 
     **Source:** Y. LeCun et al., *Gradient-based learning applied to document recognition*, Proceedings of the IEEE 86
     (1998), figure 2. There the pooling is a trained average, the units are sigmoids and the last layer is radial.
     """
     return ConvNet((6, 16), 5, 1, (120, 84), pool=2, padding=("same", "valid"))
-
-
-def lenet_cifar() -> ConvNet:
-    """`lenet` for images of 32×32, without padding: 62,006 parameters on CIFAR-10."""
-    return ConvNet((6, 16), 5, 1, (120, 84), pool=2, padding="valid")
 
 
 def alexnet() -> ConvNet:

@@ -11,13 +11,9 @@ import jax
 
 from .._problem import AbstractProblem
 from ..data import Dataset, cifar10, circles, digits, fashion_mnist, mnist, spirals, tiny_imagenet
-from ._architectures import MLP, mlp_2d, mlp_deeper, mlp_orig, mlp_relu
-from ._classifier import Classifier
-from ._convnet import conv_cifar, conv_mnist, conv_tiny_imagenet
-from ._logistic import LogisticRegression
-from ._quadratic import random_quadratic
-from ._rastrigin import Rastrigin
-from ._rosenbrock import Rosenbrock
+from ..networks import MLP
+from ..problems import Classifier, LogisticRegression, Rastrigin, Rosenbrock, random_quadratic
+from ._settings import conv_cifar, conv_mnist, conv_tiny_imagenet, mlp_2d, mlp_deeper, mlp_orig, mlp_relu
 
 
 class _Entry(NamedTuple):
@@ -115,9 +111,9 @@ def by_name(name: str) -> AbstractProblem:
     **Example**
 
     ```python
-    >>> from nestax import problems
-    >>> problem = problems.by_name("rosenbrock")
-    >>> problems.describe("rosenbrock")
+    >>> from nestax import catalogue
+    >>> problem = catalogue.by_name("rosenbrock")
+    >>> catalogue.describe("rosenbrock")
     "Rosenbrock's valley in 2 dimensions, deterministic"
 
     ```

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._arrays import as_float_array
 from .._problem import common_dtype
 from ..data import Corpus, Dataset
-from ._arrays import as_float_array
 
 Values = PyTree[Float[Array, "..."]]
 """The values of a family's hyperparameters: the first player of a nested problem."""
@@ -39,7 +39,7 @@ class AbstractHyperparameters(eqx.Module):
     loss never sees it: a nested problem with such hyperparameters is a pure response. A family holds no values: these
     are the first player, and every method receives them.
 
-    To write one, override `init` and the places where it acts; `Together` combines it with others.
+    To write one, override `init` and the places where it acts; `Compose` combines it with others.
     """
 
     @property
@@ -92,9 +92,9 @@ class WeightDecay(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().take(slice(100)).split(50)
-    >>> problem = problems.NestedClassifier(train, valid, problems.MLP(()), problems.WeightDecay())
+    >>> problem = problems.NestedClassifier(train, valid, networks.MLP(()), hyperparameters.WeightDecay())
     >>> decay, weights = problem.init(jax.random.key(0))
     >>> decay[0]["weight"].shape == weights[0]["weight"].shape == (64, 10)
     True
@@ -125,7 +125,7 @@ class WeightDecay(AbstractHyperparameters):
         return add_up(jax.tree.leaves(terms))
 
 
-class Together(AbstractHyperparameters):
+class Compose(AbstractHyperparameters):
     """Several families at once: values are a tuple with those of each.
 
     They act in the order given, each on what the one before has left: where activations are dropped out and penalized,
@@ -139,10 +139,11 @@ class Together(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
-    >>> family = problems.Together(problems.WeightDecay("all"), problems.Dropout("layer1", rate=0.2))
+    >>> from nestax import data, hyperparameters, networks, problems
+    >>> dropout = hyperparameters.Dropout("layer1", rate=0.2)
+    >>> family = hyperparameters.Compose(hyperparameters.WeightDecay("all"), dropout)
     >>> train, valid = data.digits().split(1000)
-    >>> problem = problems.NestedClassifier(train, valid, problems.MLP((20,)), family, batch_size=32)
+    >>> problem = problems.NestedClassifier(train, valid, networks.MLP((20,)), family, batch_size=32)
     >>> [round(float(value), 2) for value in problem.init(jax.random.key(0))[0]]
     [-4.0, -1.39]
 
@@ -154,7 +155,7 @@ class Together(AbstractHyperparameters):
     def __init__(self, *families: AbstractHyperparameters):
         if not families or not all(isinstance(family, AbstractHyperparameters) for family in families):
             raise ValueError(
-                f"`Together` takes one or more families of hyperparameters, got {[type(f).__name__ for f in families]}."
+                f"`Compose` takes one or more families of hyperparameters, got {[type(f).__name__ for f in families]}."
             )
         self.families = families
 
@@ -204,11 +205,11 @@ class Fixed(AbstractHyperparameters):
 
     ```python
     >>> import jax, jax.numpy as jnp
-    >>> from nestax import data, problems
-    >>> decay = problems.Fixed(problems.WeightDecay("all"), jnp.array(-4.0))
-    >>> family = problems.Together(problems.DistilledData(), decay)
+    >>> from nestax import data, hyperparameters, networks, problems
+    >>> decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.array(-4.0))
+    >>> family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
     >>> train, valid = data.digits().split(1000)
-    >>> values, _ = problems.NestedClassifier(train, valid, problems.MLP(()), family).init(jax.random.key(0))
+    >>> values, _ = problems.NestedClassifier(train, valid, networks.MLP(()), family).init(jax.random.key(0))
     >>> [leaf.shape for leaf in jax.tree.leaves(values)]
     [(10, 8, 8)]
 
@@ -219,7 +220,7 @@ class Fixed(AbstractHyperparameters):
     values: Values
 
     def __init__(self, family: AbstractHyperparameters, values: Values):
-        self.family = Together(family).families[0]
+        self.family = Compose(family).families[0]
         self.values = values
 
     @property

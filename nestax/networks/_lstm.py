@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._architectures import Site, unchanged
-from ._arrays import check_positive_int, default_float
+from .._arrays import check_positive_int, default_float
+from ._architecture import Site, unchanged
 
 Params = PyTree[Float[Array, "..."]]
-State = tuple[tuple[Float[Array, "batch width"], Float[Array, "batch width"]], ...]
+LSTMState = tuple[tuple[Float[Array, "batch width"], Float[Array, "batch width"]], ...]
 """Per layer, the hidden state $h$ and the cell state $c$."""
 
 
@@ -46,8 +46,8 @@ class LSTMLanguageModel(eqx.Module):
 
     ```python
     >>> import jax, jax.numpy as jnp
-    >>> from nestax import problems
-    >>> model = problems.LSTMLanguageModel(vocabulary_size=20, width=4)
+    >>> from nestax import networks
+    >>> model = networks.LSTMLanguageModel(vocabulary_size=20, width=4)
     >>> params = model.init(jax.random.key(0))
     >>> logits, state = model(params, jnp.zeros((3, 5), jnp.int32))
     >>> logits.shape
@@ -84,8 +84,8 @@ class LSTMLanguageModel(eqx.Module):
         }
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "batch time"], site: Site = unchanged, state: State | None = None
-    ) -> tuple[Float[Array, "batch time words"], State]:
+        self, params: Params, tokens: Int[Array, "batch time"], site: Site = unchanged, state: LSTMState | None = None
+    ) -> tuple[Float[Array, "batch time words"], LSTMState]:
         """The logits of the word after each of `tokens`, and the state after the last.
 
         `state`: that before the first word; `None` (default) is zero.

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..data import Dataset, digits, mnist
-from ._architectures import MLP
-from ._hyperparameters import AbstractHyperparameters, WeightDecay
-from ._hyperparameters_data import DistilledData, ExampleWeights
-from ._nested import NestedClassifier
+from ..hyperparameters import AbstractHyperparameters, DistilledData, ExampleWeights, WeightDecay
+from ..networks import MLP
+from ..problems import NestedClassifier
 
 
 class NamedNested(NamedTuple):
@@ -81,8 +80,8 @@ def nested_by_name(name: str) -> NamedNested:
 
     ```python
     >>> import jax
-    >>> from nestax import problems
-    >>> problem, test = problems.nested_by_name("digits-decay")
+    >>> from nestax import catalogue
+    >>> problem, test = catalogue.nested_by_name("digits-decay")
     >>> decay, weights = problem.init(jax.random.key(0))
     >>> len(test), sum(x.size for x in jax.tree.leaves(decay))
     (397, 650)

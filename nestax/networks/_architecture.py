@@ -1,10 +1,9 @@
-"""Networks for classification: the interface, and multilayer perceptrons."""
+"""Networks for classification: the interface, and what all of them share."""
 
 import abc
 import difflib
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._arrays import as_float_array, check_positive_int, default_float, is_concrete
+from .._arrays import as_float_array, default_float, is_concrete
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -102,85 +101,3 @@ class AbstractArchitecture(eqx.Module):
         """
         del params, inputs
         return self
-
-
-class MLP(AbstractArchitecture):
-    r"""A multilayer perceptron on flattened inputs: $z \leftarrow \sigma(z W_l + b_l)$, without $\sigma$ at the end.
-
-    Parameters are a tuple with `{"weight": (in, out), "bias": (out,)}` per layer. Weights **and biases** are drawn from
-    $N(0, \texttt{init\_scale}^2)$, as in the learning-to-optimize literature, or as in PyTorch.
-
-    **Arguments:**
-
-    - `hidden`: the widths of the hidden layers. Default `(20,)`; `()` is a linear classifier.
-    - `activation`: `"sigmoid"` (default), `"relu"`, `"tanh"`, `"elu"` or `"softplus"`.
-    - `init_scale`: standard deviation of the initial parameters. Default 0.01. `None` is PyTorch's default for its
-      linear layers instead: weights and biases uniform in $\pm 1/\sqrt n$, with the number $n$ of inputs of the layer.
-
-    **Raises** `ValueError` for anything else.
-
-    **Source:** M. Andrychowicz et al., *Learning to learn by gradient descent by gradient descent*, NeurIPS 2016,
-    section 3.2, for the network with 20 hidden units; initialization and batches as in its published code. For `None`:
-    `torch.nn.Linear.reset_parameters`.
-
-    **Example**
-
-    ```python
-    >>> import jax
-    >>> from nestax import problems
-    >>> params = problems.MLP(hidden=(20,), init_scale=None).init(jax.random.key(0), (28, 28), 10)
-    >>> [layer["weight"].shape for layer in params]
-    [(784, 20), (20, 10)]
-    >>> bool(abs(params[0]["weight"]).max() <= 1 / 28)
-    True
-
-    ```
-    """
-
-    hidden: tuple[int, ...] = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    init_scale: Float[Array, ""] | None
-
-    def __init__(self, hidden: Sequence[int] = (20,), activation: str = "sigmoid", init_scale: ArrayLike | None = 0.01):
-        self.hidden = tuple(check_positive_int(width, "hidden[i]") for width in hidden)
-        self.activation = check_activation(activation)
-        self.init_scale = check_init_scale(init_scale)
-
-    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int) -> tuple[Layer, ...]:
-        sizes = (math.prod(input_shape), *self.hidden, num_classes)
-        keys = jax.random.split(key, len(sizes) - 1)
-        return tuple(draw_layer(k, shape, self.init_scale) for k, shape in zip(keys, itertools.pairwise(sizes)))
-
-    def __call__(
-        self, params: tuple[Layer, ...], inputs: Float[Array, "batch ..."], site: Site = unchanged
-    ) -> Float[Array, "batch classes"]:
-        activation = ACTIVATIONS[self.activation]
-        z = inputs.reshape(inputs.shape[0], -1)
-        for i, layer in enumerate(params[:-1]):
-            z = activation(site(f"layer{i}", z) @ layer["weight"] + layer["bias"][None, :])
-        return site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
-
-
-def mlp_orig() -> MLP:
-    """One hidden layer of 20 sigmoid units: 15,910 parameters on MNIST. The standard optimizee of the literature."""
-    return MLP(hidden=(20,), activation="sigmoid")
-
-
-def mlp_relu() -> MLP:
-    """`mlp_orig` with rectified linear units: 15,910 parameters on MNIST."""
-    return MLP(hidden=(20,), activation="relu")
-
-
-def mlp_deeper() -> MLP:
-    """`mlp_orig` with two hidden layers of 20: 16,330 parameters on MNIST."""
-    return MLP(hidden=(20, 20), activation="sigmoid")
-
-
-def mlp_2d() -> MLP:
-    """One hidden layer of 20 sigmoid units, initialized as in PyTorch: 102 parameters on points in the plane.
-
-    The network for `nestax.data.circles` and `nestax.data.spirals`, and large enough for both: with the default data,
-    20,000 steps of Adam (learning rate 0.01, batches of 128) classify every point of the spirals rightly with a loss of
-    1e-5, while gradient descent at learning rate 3 is still at 3e-3.
-    """
-    return MLP(hidden=(20,), activation="sigmoid", init_scale=None)

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._arrays import is_concrete
 from .._problem import common_dtype
 from ..data import Corpus, Dataset
-from ._arrays import is_concrete
-from ._hyperparameters import AbstractHyperparameters, Together, Values, check_scalar
-from ._language_model import LSTMLanguageModel
+from ._family import AbstractHyperparameters, Values, check_scalar
 
 TINY = 1e-7
 """Keeps the logarithms of a uniform number finite, as in the published code."""
@@ -64,10 +63,10 @@ class Dropout(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().split(1000)
     >>> problem = problems.NestedClassifier(
-    ...     train, valid, problems.MLP((20,)), problems.Dropout("layer1", shape=(20,)), batch_size=32)
+    ...     train, valid, networks.MLP((20,)), hyperparameters.Dropout("layer1", shape=(20,)), batch_size=32)
     >>> problem.init(jax.random.key(0))[0].shape
     (20,)
 
@@ -135,10 +134,10 @@ class DropConnect(AbstractHyperparameters):
 
     ```python
     >>> import jax
-    >>> from nestax import data, problems
+    >>> from nestax import data, hyperparameters, networks, problems
     >>> train, valid = data.digits().split(1000)
     >>> problem = problems.NestedClassifier(
-    ...     train, valid, problems.MLP((20,)), problems.DropConnect(), batch_size=32)
+    ...     train, valid, networks.MLP((20,)), hyperparameters.DropConnect(), batch_size=32)
     >>> [rate.shape for rate in problem.init(jax.random.key(0))[0]]
     [(), ()]
 
@@ -188,7 +187,7 @@ class ActivationDecay(AbstractHyperparameters):
     **Raises** `ValueError` for an `initial` that is not positive.
 
     **Source:** S. Merity, N. Keskar, R. Socher, *Regularizing and optimizing LSTM language models*, ICLR 2018, section
-    4.7, where $h$ is the output of the last layer after dropout: put it after `Dropout` in `Together`.
+    4.7, where $h$ is the output of the last layer after dropout: put it after `Dropout` in `Compose`.
     """
 
     site: str = eqx.field(static=True)
@@ -224,7 +223,7 @@ class TemporalActivationDecay(AbstractHyperparameters):
     **Raises** `ValueError` for an `initial` that is not positive, and for activations without a time axis.
 
     **Source:** as for `ActivationDecay`; there $h$ is the output of the last layer before dropout: put it before
-    `Dropout` in `Together`.
+    `Dropout` in `Compose`.
     """
 
     site: str = eqx.field(static=True)
@@ -249,58 +248,6 @@ class TemporalActivationDecay(AbstractHyperparameters):
         if z.ndim != 3 or z.shape[1] < 2:
             raise ValueError(f"There are no sequences (batch, time, units) at the site {site!r}, but shape {z.shape}.")
         return z, jax.nn.softplus(values.astype(z.dtype)) * jnp.mean((z[:, 1:] - z[:, :-1]) ** 2)
-
-
-def lstm_regularization(
-    model: LSTMLanguageModel,
-    many: bool = False,
-    rate: ArrayLike = 0.5,
-    alpha: ArrayLike = 2.0,
-    beta: ArrayLike = 1.0,
-) -> Together:
-    r"""The regularization of an LSTM language model as a family of hyperparameters.
-
-    Seven of them by default: the rates of variational dropout of inputs, of outputs between layers and of the last
-    layer; of dropped words (rows of the embedding); of DropConnect on the recurrent matrices; and the weights α, β of
-    activation regularization and its temporal form. In the large form every unit has a dropout rate of its own, and so
-    has every recurrent weight (all layers share one matrix of rates), without α and β: 1,691,951 for the default model.
-
-    **Arguments:**
-
-    - `model`: an `LSTMLanguageModel`.
-    - `many`: the large form. Default no.
-    - `rate`: of all dropout at the start. Default 0.5, as published.
-    - `alpha`, `beta`: at the start. Defaults 2 and 1, as for `ActivationDecay` and `TemporalActivationDecay`.
-
-    **Source:** J. Lorraine, P. Vicol, D. Duvenaud, AISTATS 2020, section 5.5; the seven are those of M. MacKay et al.,
-    *Self-tuning networks*, ICLR 2019, section 4.2.
-
-    **Example**
-
-    ```python
-    >>> import jax
-    >>> from nestax import problems
-    >>> model = problems.LSTMLanguageModel(vocabulary_size=20, width=4)
-    >>> len(problems.lstm_regularization(model).families)
-    7
-
-    ```
-    """
-    n = model.width
-    units, matrix = ((n,), (n, 4 * n)) if many else ((), ())
-    recurrent = tuple(f"recurrent{i}" for i in range(model.num_layers))
-    hidden = tuple(f"hidden{i}" for i in range(model.num_layers - 1))
-    families: list[AbstractHyperparameters] = [
-        Dropout("embedding", shared_axes=(1,), rate=rate),
-        Dropout("input", shared_axes=(1,), shape=units, rate=rate),
-        Dropout("output", shared_axes=(1,), shape=units, rate=rate),
-        Dropout(recurrent, shape=matrix, rate=rate),
-    ]
-    if hidden:
-        families.insert(2, Dropout(hidden, shared_axes=(1,), shape=units, rate=rate))
-    if not many:
-        families = [TemporalActivationDecay("output", beta), *families, ActivationDecay("output", alpha)]
-    return Together(*families)
 
 
 def check_rate(rate: ArrayLike) -> Float[Array, ""]:

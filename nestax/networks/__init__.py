@@ -1,0 +1,20 @@
+"""Networks as pairs of functions: one draws parameters, the other maps them and inputs to outputs."""
+
+from ._architecture import (
+    AbstractArchitecture as AbstractArchitecture,
+    Layer as Layer,
+    Site as Site,
+    draw_layer as draw_layer,
+    unchanged as unchanged,
+)
+from ._convnet import (
+    ConvNet as ConvNet,
+    alexnet as alexnet,
+    convolve as convolve,
+    lenet as lenet,
+    max_pool as max_pool,
+)
+from ._lstm import LSTMLanguageModel as LSTMLanguageModel, LSTMState as LSTMState
+from ._mlp import MLP as MLP
+from ._resnet import ResNet as ResNet, resnet18 as resnet18, resnet44 as resnet44
+from ._unet import UNet as UNet
