@@ -45,7 +45,7 @@ def page(results: Path, recipes: Mapping[str, Recipe] = RECIPES) -> str:
     for recipe in recipes.values():
         parts.append(f"## {recipe.name} {{ #{anchor(recipe)} }}\n\n{recipe.title}. Source: {recipe.source}.\n")
         scales = [scale for scale in SCALES if (recipe.name, scale) in recorded]
-        parts += [section(recipe, recorded[recipe.name, scale]) for scale in scales]
+        parts += [section(recipe, recorded[recipe.name, scale], notes_on(results, recipe)) for scale in scales]
         if not scales:
             parts.append("No recorded results yet. Its claims:\n")
             parts.append("".join(f"- **{claim.id}**: {claim.statement}\n" for claim in recipe.claims))
@@ -71,6 +71,12 @@ def load(results: Path, recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], 
     return out
 
 
+def notes_on(results: Path, recipe: Recipe) -> str:
+    """What was tried and what differs from the source, from `notes.md` beside the recorded results."""
+    path = results / recipe.name / "notes.md"
+    return path.read_text(encoding="utf-8").rstrip() if path.exists() else recipe.notes
+
+
 def overview(recipes: Mapping[str, Recipe], recorded: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     rows = []
     for recipe in recipes.values():
@@ -83,7 +89,7 @@ def overview(recipes: Mapping[str, Recipe], recorded: Mapping[tuple[str, str], M
     return table(["recipe", *SCALES], rows)
 
 
-def section(recipe: Recipe, result: Mapping[str, Any]) -> str:
+def section(recipe: Recipe, result: Mapping[str, Any], notes: str) -> str:
     """One recorded run."""
     lines = [
         f"### {result['scale']} scale {{ #{anchor(recipe)}-{result['scale']} }}",
@@ -99,8 +105,8 @@ def section(recipe: Recipe, result: Mapping[str, Any]) -> str:
     lines += [f"- **{claim['id']}**: {claim['note']}" for claim in result["claims"] if claim["note"]]
     known = {claim["id"] for claim in result["claims"]}
     lines += [f"- **{c.id}** was added after this run: {c.statement}" for c in recipe.claims if c.id not in known]
-    if recipe.notes:
-        lines += ["", recipe.notes]
+    if notes:
+        lines += ["", notes]
     if "training" in result["metrics"]:
         lines += ["", "**Trainings**, which may have been finished before this run", "", trainings(result["metrics"])]
     for entry in result["metrics"].get("tables", []):

@@ -1,57 +1,103 @@
-"""What a recipe is: a protocol at three scales, a run, and claims that are checked on what the run measured."""
+"""Recipes as data: a protocol at three scales, cells, how one cell is measured for one seed, and claims."""
 
 import dataclasses
 import difflib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._storage import write_atomically, write_json
-from .._version import __version__
-from ..evaluation import device_name
+import jax
+from jaxtyping import PRNGKeyArray
+
+from ._claims import Claim, Metrics
 
 SCALES = ("smoke", "laptop", "paper")
 """Seconds (run in the tests); minutes to an hour or so on two cores; the published setting."""
 
-Metrics = dict[str, Any]
+Cells = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
-    """A sentence of a paper (or of ours) that can be true or false of a run's metrics."""
+class Trial:
+    """One cell for one seed: what `measure` gets besides the settings of the cell."""
 
-    id: str
-    statement: str  # the claim in one sentence
-    published: str  # what the source says, with its number where it gives one
-    value: Callable[[Metrics], Any]  # our number: JSON
-    holds: Callable[[Any], bool]  # whether that number bears the claim out
-    tolerance: str  # how strict `holds` is, and why
+    protocol: Any
+    cell: str  # its name
+    seed: int  # distinct for each repetition; the same for all cells
+    repetition: int  # 0, 1, ...
+    folder: Path  # of this trial alone, for a training
+    progress: bool  # whether to show some
+    results: "Results"  # of all cells before this one
+    _once: Callable[[str, Callable[[Path], Any]], Any]
 
-    def check(self, metrics: Metrics, note: str = "") -> dict[str, Any]:
-        """The claim as a JSON object. A value that could not be measured (`None`) does not hold."""
-        value = self.value(metrics)
-        return {
-            "id": self.id,
-            "statement": self.statement,
-            "published": self.published,
-            "value": value,
-            "holds": value is not None and bool(self.holds(value)),
-            "note": " ".join(filter(None, (self.tolerance, note))),
-        }
+    @property
+    def key(self) -> PRNGKeyArray:
+        return jax.random.key(self.seed)
+
+    def once(self, name: str, make: Callable[[Path], Any]) -> Any:
+        """`make(folder)`, called once per run of the recipe and shared by all trials that ask for this `name`.
+
+        The folder is the same in every run: a training that keeps its state there resumes. What it takes is counted
+        once in the `seconds` of the result.
+        """
+        return self._once(name, make)
+
+
+class Results(Mapping[str, list[Any]]):
+    """What `measure` returned: the name of a cell to a list with one entry per seed."""
+
+    def __init__(self, protocol: Any, cells: Cells, seed: int):
+        self.protocol, self.cells, self.seed = protocol, cells, seed
+        self._found: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, name: str, value: Any) -> None:
+        self._found.setdefault(name, []).append(value)
+
+    def nested(self, pick: Callable[[list[Any]], Any] = lambda seeds: seeds) -> dict[str, Any]:
+        """The results as nested dictionaries: the cell `a/b` lies at `["a"]["b"]`, as `pick` makes it of the seeds."""
+        out: dict[str, Any] = {}
+        for name, seeds in self.items():
+            *parents, last = name.split("/")
+            place = out
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = pick(seeds)
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A published table or figure that can be rerun."""
+    """A published table or figure that can be rerun.
 
-    name: str  # as on the command line
+    The name of a cell is its place in the files and, by `Results.nested`, in the metrics: `matrix/adam`. Its settings
+    are JSON values, handed to `measure` by keyword; `num_seeds` among them, if there, overrides the protocol's.
+    A trial is computed anew only if the protocol (without its `axes`), the settings or the seed are others.
+    """
+
+    name: str  # as on the command line: topic/file
     title: str  # one line
     source: str  # publication, with table or figure
     scales: Mapping[str, Any]  # scale: protocol, a frozen dataclass
-    run: Callable[..., Metrics]  # (protocol, seed, folder, progress) -> metrics, JSON values
     claims: tuple[Claim, ...]
-    notes: str = ""  # what was tried, what differs from the source
+    cells: Callable[[Any], Cells] = lambda protocol: {"run": {}}  # of a protocol: the settings of each cell, by name
+    measure: Callable[..., Any] | None = None  # (trial, **settings) -> JSON values, of one cell for one seed
+    axes: tuple[str, ...] = ()  # fields of the protocol that say only which cells there are
+    summarize: Callable[[Results], Metrics] | None = None  # default: spread over seeds of every number of every cell
+    tables: Callable[[Metrics], Mapping[str, Any]] | None = None  # of the metrics: rows by title; see `markdown`
+    pictures: Callable[[Results, Metrics], Mapping[str, Any]] | None = None  # figures by file name, without suffix
+    x64: bool = False  # float64, on the CPU
+    digits: int = 6  # significant ones that are kept of every number
+    run: Callable[..., Metrics] | None = None  # instead of all that: (protocol, seed, folder, progress) -> metrics
+    notes: str = ""
 
     def protocol(self, scale: str) -> Any:
         if scale not in self.scales:
@@ -60,56 +106,22 @@ class Recipe:
             raise ValueError(f"Recipe '{self.name}' has no scale '{scale}'.{hint} Known: {', '.join(self.scales)}.")
         return self.scales[scale]
 
-
-def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Runs a recipe and checks its claims. Writes `result.json` and `report.md` to `folder`, beside what the run
-    writes.
-
-    Trainings inside a recipe are runs in sub-folders: a recipe that was interrupted goes on where it stopped when it is
-    called again with the same arguments.
-    """
-    protocol = recipe.protocol(scale)
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    metrics = recipe.run(protocol, seed, folder, progress)
-    result = {
-        "recipe": recipe.name,
-        "scale": scale,
-        "seed": seed,
-        "claims": [claim.check(metrics) for claim in recipe.claims],
-        "metrics": metrics,
-        "title": recipe.title,
-        "source": recipe.source,
-        "notes": recipe.notes,
-        "protocol": dataclasses.asdict(protocol),
-        "version": __version__,
-        "device": device_name(),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(folder / "result.json", result)
-    write_atomically(folder / "report.md", report(result).encode())
-    return result
+    def check(self, metrics: Metrics, scale: str) -> list[dict[str, Any]]:
+        """All claims, as JSON objects."""
+        return [claim.check(metrics, scale) for claim in self.claims]
 
 
-def report(result: Mapping[str, Any]) -> str:
-    """A result as Markdown: its claims, with both numbers, and how they were obtained."""
-    lines = [
-        f"# {result['recipe']}, {result['scale']} scale",
-        "",
-        f"{result['title']}. Source: {result['source']}.",
-        "",
-        f"Seed {result['seed']}, nestax {result['version']}, {result['device']}, {result['seconds']:.0f} s.",
-        "",
-        "| claim | holds | published | here |",
-        "|---|---|---|---|",
-    ]
-    for claim in result["claims"]:
-        mark = "yes" if claim["holds"] else "**no**"
-        lines.append(f"| {claim['id']}: {claim['statement']} | {mark} | {claim['published']} | {claim['value']} |")
-    lines += ["", *(f"- {c['id']}: {c['note']}" for c in result["claims"] if c["note"])]
-    for title in ("notes",):
-        if result.get(title):
-            lines += ["", result[title]]
-    for table in result["metrics"].get("tables", []):
-        lines += ["", f"**{table['title']}**", "", table["markdown"].rstrip()]
-    return "\n".join(lines) + "\n"
+def grid(**axes: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Cells for all combinations: `grid(size=(1, 2), decay=("one", "many"))` names them `1/one`, `1/many`, ..."""
+    cells: dict[str, dict[str, Any]] = {"": {}}
+    for axis, entries in axes.items():
+        cells = {
+            f"{name}/{_text(entry)}".lstrip("/"): {**settings, axis: entry}
+            for name, settings in cells.items()
+            for entry in entries
+        }
+    return cells
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

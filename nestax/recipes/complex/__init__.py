@@ -1,0 +1,1 @@
+"""Complex momentum: Lorraine et al. (AISTATS 2022)."""

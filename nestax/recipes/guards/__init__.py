@@ -1,0 +1,1 @@
+"""Guarded learned optimizers: Premont-Schwarz et al. (2022)."""

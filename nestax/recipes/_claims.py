@@ -1,0 +1,205 @@
+"""Claims: sentences that are true or false of a run's metrics, with values picked by path and bounds as data."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+Metrics = dict[str, Any]
+Value = Callable[[Metrics], Any]
+
+_MISSING: Any = object()
+STATUSES = ("holds", "does not hold", "open", "not measured")
+"""Outcomes of a claim. *Open*: it does not hold, for want of budget."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of a publication, or of this project, that is true or false of a run's metrics."""
+
+    id: str
+    statement: str  # the claim in one sentence
+    published: str  # what the source says, with its number where it gives one
+    value: Value  # our number: JSON; `None` where it was not measured
+    holds: Callable[[Any], bool]  # whether that number bears the claim out
+    tolerance: str  # what the value is, and why the bar is where it is; a `Bound` adds its own words
+    kind: Literal["published", "ours", "control"] = "published"  # the source's statement, ours, or a check on the rest
+    open: str | None = None  # why a failure below the scale `paper` decides nothing: the budget that it had
+    fails: Any = _MISSING  # a value that must not hold, for the tests
+    always: bool | None = None  # the verdict at every scale, where the scale does not matter, for the tests
+
+    def check(self, metrics: Mapping[str, Any], scale: str = "laptop") -> dict[str, Any]:
+        """The claim as a JSON object. A value that could not be measured (`None`) does not hold."""
+        value = self.value(dict(metrics))
+        holds = value is not None and bool(self.holds(value))
+        waits = self.open is not None and scale != "paper"
+        status = "holds" if holds else "not measured" if value is None else "open" if waits else "does not hold"
+        words = self.tolerance.rstrip(".") + (f"; {self.holds}." if isinstance(self.holds, Bound) else ".")
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "statement": self.statement,
+            "published": self.published,
+            "value": value,
+            "holds": holds,
+            "status": status,
+            "note": words + (f" Open: {self.open}." if status == "open" else ""),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A predicate on numbers that can say what it asks: of a number, or of every number in lists and dictionaries.
+
+    What is `None` in there (never reached, not finite) fails.
+    """
+
+    words: str
+    test: Callable[[Any], bool]
+
+    def __call__(self, value: Any) -> bool:
+        found = list(leaves(value))
+        return bool(found) and all(x is not None and self.test(x) for x in found)
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def below(bar: float | int) -> Bound:
+    """Every number is below `bar`."""
+    return Bound(f"below {bar:g}", lambda x: x < bar)
+
+
+def above(bar: float | int) -> Bound:
+    """Every number is above `bar`."""
+    return Bound(f"above {bar:g}", lambda x: x > bar)
+
+
+def at_most(bar: float | int) -> Bound:
+    """Every number is at most `bar`."""
+    return Bound(f"at most {bar:g}", lambda x: x <= bar)
+
+
+def at_least(bar: float | int) -> Bound:
+    """Every number is at least `bar`."""
+    return Bound(f"at least {bar:g}", lambda x: x >= bar)
+
+
+def between(low: float | int, high: float | int) -> Bound:
+    """Every number is between both ends, these included."""
+    return Bound(f"from {low:g} to {high:g}", lambda x: low <= x <= high)
+
+
+def equal(wanted: Any) -> Bound:
+    """Every entry is this one."""
+    return Bound(f"exactly {wanted}", lambda x: x == wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A predicate on a sequence of numbers; what is `None` counts as infinite, and the first must be finite."""
+
+    words: str
+    test: Callable[[float, float], bool]  # of neighbours
+
+    def __call__(self, value: Any) -> bool:
+        numbers = [math.inf if x is None else x for x in leaves(value)]
+        return math.isfinite(numbers[0]) and all(map(self.test, numbers, numbers[1:]))
+
+
+def increasing() -> Order:
+    """Each number is above the one before it; the first is finite."""
+    return Order("in ascending order", lambda a, b: a < b)
+
+
+def first_is_least(factor: float | int = 1, strictly: bool = True) -> Callable[[Any], bool]:
+    """Whether the first number, times `factor`, is below all others; `None` counts as infinite."""
+
+    def holds(value: Any) -> bool:
+        first, *others = (math.inf if x is None else x for x in leaves(value))
+        return math.isfinite(first) and all(
+            factor * first < x or (not strictly and factor * first == x) for x in others
+        )
+
+    return holds
+
+
+def at(*path: Any, by: Callable[[list[Any]], Any] | None = None, digits: int | None = None) -> Value:
+    """The value at a path into the metrics, or `None` where there is none.
+
+    **Arguments:**
+
+    - `path`: keys, indices of lists, and `...` for all entries of a level, which stay a dictionary or a list; entries
+        that lack the rest of the path are left out.
+    - `by`: what to make of the numbers found (a list), such as `min` or `max`; `None` if one of them is.
+    - `digits`: to round to, after the point.
+    """
+
+    def value(metrics: Metrics) -> Any:
+        found = _walk(metrics, path)
+        if by is not None and found is not None:
+            numbers = list(leaves(found))
+            found = None if not numbers or None in numbers else by(numbers)
+        return round(found, digits) if digits is not None and found is not None else found
+
+    return value
+
+
+def values(*of: Value) -> Value:
+    """Several values as a list; `None` if one of them is."""
+
+    def value(metrics: Metrics) -> list[Any] | None:
+        found = [one(metrics) for one in of]
+        return None if None in found else found
+
+    return value
+
+
+def difference(first: Value, second: Value, digits: int = 4) -> Value:
+    """The first value minus the second; of dictionaries and lists, entry by entry."""
+    return _pairwise(first, second, lambda a, b: a - b, digits)
+
+
+def ratio(first: Value, second: Value, digits: int = 4) -> Value:
+    """The first value over the second; of dictionaries and lists, entry by entry."""
+    return _pairwise(first, second, lambda a, b: a / b, digits)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What lies in nested lists and dictionaries, in order."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for entry in value:
+        yield from leaves(entry)
+
+
+def _walk(value: Any, path: tuple[Any, ...]) -> Any:
+    for i, key in enumerate(path):
+        if key is ...:
+            if isinstance(value, Mapping):
+                pairs = {k: _walk(v, path[i + 1 :]) for k, v in value.items()}
+                return {k: v for k, v in pairs.items() if v is not None} or None
+            return [_walk(v, path[i + 1 :]) for v in value or ()] or None
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _pairwise(first: Value, second: Value, combine: Callable[[Any, Any], float], digits: int) -> Value:
+    def both(a: Any, b: Any) -> Any:
+        if isinstance(a, Mapping):
+            return {k: both(a[k], b[k]) for k in a if k in b}
+        if isinstance(a, list):
+            return [both(x, y) for x, y in zip(a, b, strict=True)]
+        return None if a is None or b is None else round(float(combine(a, b)), digits)
+
+    def value(metrics: Metrics) -> Any:
+        a, b = first(metrics), second(metrics)
+        return None if a is None or b is None else both(a, b)
+
+    return value
