@@ -14,27 +14,27 @@ from . import (
     optimizers as optimizers,
     problems as problems,
 )
+from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradient as joint_gradient
+from ._nested import (
+    AbstractNested as AbstractNested,
+    AbstractNestedModel as AbstractNestedModel,
+    InnerProblem as InnerProblem,
+    NestedSample as NestedSample,
+)
 from ._optimizer import (
     AbstractGradientOptimizer as AbstractGradientOptimizer,
     AbstractOptimizer as AbstractOptimizer,
-    OptimizerStep as OptimizerStep,
+    Cost as Cost,
     StepInfo as StepInfo,
 )
 from ._problem import (
     AbstractDeterministicProblem as AbstractDeterministicProblem,
     AbstractMinimax as AbstractMinimax,
-    AbstractNested as AbstractNested,
-    AbstractNestedModel as AbstractNestedModel,
     AbstractProblem as AbstractProblem,
-    AbstractResolvent as AbstractResolvent,
-    InnerProblem as InnerProblem,
-    NestedSample as NestedSample,
     Players as Players,
     Sample as Sample,
-    game_jvp as game_jvp,
-    game_vjp as game_vjp,
-    joint_gradient as joint_gradient,
 )
+from ._resolvent import AbstractResolvent as AbstractResolvent
 from ._rollout import (
     RESULTS as RESULTS,
     AbstractCheckpoint as AbstractCheckpoint,
@@ -48,4 +48,5 @@ from ._rollout import (
     rollout as rollout,
 )
 from ._solve import Solution as Solution, solve as solve
+from ._step import OptimizerStep as OptimizerStep
 from ._version import __version__ as __version__

@@ -1,7 +1,8 @@
-"""What optimizes: the interface of every optimizer, and the step that it makes with a problem."""
+"""The interface of every optimizer, and the report of a step."""
 
 import abc
 import functools
+import operator
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -10,28 +11,49 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
-from ._rollout import AbstractStep
+from ._gradients import evaluate_losses, joint_gradient
+from ._problem import AbstractProblem, Players, Sample
 
 State = TypeVar("State")
 
 
+class Cost(eqx.Module):
+    """The evaluations that something has taken; two costs add.
+
+    - `gradients`: joint gradients. Methods are compared at equal cost, not at equal steps.
+    - `losses`: further evaluations of the losses, without gradient.
+    - `resolvents`: implicit steps, apart from the gradients that a general solver takes for them.
+
+    **Example**
+
+    ```python
+    >>> import nestax as nx
+    >>> total = nx.Cost(gradients=2) + nx.Cost(gradients=1, losses=4)
+    >>> int(total.gradients), int(total.losses), int(total.resolvents)
+    (3, 4, 0)
+
+    ```
+    """
+
+    gradients: Int[Array, "..."] = eqx.field(converter=jnp.asarray, default=0)
+    losses: Int[Array, "..."] = eqx.field(converter=jnp.asarray, default=0)
+    resolvents: Int[Array, "..."] = eqx.field(converter=jnp.asarray, default=0)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return jax.tree.map(operator.add, self, other)
+
+
 class StepInfo(eqx.Module):
-    """What one optimizer step tells its reader.
+    """The report of one optimizer step.
 
     - `losses`: every player's loss at the players *before* the step, on the step's first sample.
-    - `num_gradients`: how many joint gradients were evaluated. Methods are compared at equal cost, not equal steps.
-    - `num_losses`: how many further loss evaluations (without gradient) were made.
+    - `cost`: the evaluations that the step has taken. Default: one joint gradient.
     - `aux`: anything else that the optimizer reports, such as a guard's decision. `None` for most.
-    - `num_resolvents`: how many resolvents (implicit steps) were evaluated, apart from the gradients that a general
-      solver takes for them.
     """
 
     losses: Float[Array, " players"]
-    num_gradients: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=1)
-    num_losses: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
+    cost: Cost = eqx.field(default_factory=lambda: Cost(gradients=1))
     aux: PyTree = None
-    num_resolvents: Int[Array, ""] = eqx.field(converter=jnp.asarray, default=0)
 
 
 class AbstractOptimizer(eqx.Module):
@@ -117,10 +139,13 @@ class AbstractGradientOptimizer(AbstractOptimizer):
         ```
         """
 
+        def init(params: PyTree) -> PyTree:
+            return self.init_update(params)
+
         def update(updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, PyTree]:
             return self.update(updates, state, updates if params is None else params, **extra)
 
-        return optax.GradientTransformationExtraArgs(self.init_update, update)
+        return optax.GradientTransformationExtraArgs(init, update)  # plain functions, which can be hashed
 
 
 def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[Array, ""]:
@@ -131,17 +156,3 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     """`params + updates`, in the dtypes of `params`; the sum is computed in the wider of both dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
-
-
-class OptimizerStep(AbstractStep):
-    """Problem and optimizer as a step for `rollout`: the carry is `(players, state)`, `x` the samples of one step."""
-
-    problem: AbstractProblem
-    optimizer: AbstractOptimizer
-
-    def __call__(self, carry: tuple[Players, PyTree], x: Sample) -> tuple[tuple[Players, PyTree], StepInfo]:
-        players, state, info = self.optimizer.step(self.problem, *carry, x)
-        return (players, state), info
-
-    def iterate(self, carry: tuple[Players, PyTree]) -> Players:
-        return carry[0]

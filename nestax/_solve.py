@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._optimizer import AbstractOptimizer, OptimizerStep, StepInfo
+from ._optax import AnyOptimizer, as_optimizer
+from ._optimizer import AbstractOptimizer, StepInfo
 from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
 from ._rollout import RESULTS, Rollout, blank, raise_failure, rollout, select
+from ._step import OptimizerStep
 
 CHUNK = 1_000
 """Steps per compiled call. Samples are drawn chunk by chunk, so this number is part of what a seed means."""
@@ -48,7 +50,7 @@ def stack_samples(problem: AbstractProblem, key: PRNGKeyArray, num_steps: int, s
 
 def solve(
     problem: AbstractProblem,
-    optimizer: AbstractOptimizer,
+    optimizer: AnyOptimizer,
     *,
     num_steps: int,
     key: PRNGKeyArray,
@@ -65,7 +67,8 @@ def solve(
 
     **Arguments:**
 
-    - `problem`, `optimizer`: what to solve, and with what.
+    - `problem`: what to solve.
+    - `optimizer`: an optimizer of `nestax`, or a finished Optax transformation such as `optax.adam(1e-3)`.
     - `num_steps`: updates of the players. A multiple of `optimizer.updates_per_step`.
     - `key`: a PRNG key; fixes the initial point, the samples and the optimizer's own randomness.
     - `players`: where to start; `None` means `problem.init`.
@@ -95,6 +98,7 @@ def solve(
     """
     if state is not None and players is None:
         raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
+    optimizer = as_optimizer(optimizer)
     calls = _count_calls(optimizer, num_steps)
     _check_recording(calls, record_every)
     players, state, sample_key = start(problem, optimizer, players, state, key)
@@ -190,11 +194,7 @@ def _thin(info: StepInfo, every: int) -> StepInfo:
         return x.mean(axis=1) if jnp.issubdtype(x.dtype, jnp.inexact) else x[:, -1]
 
     thinned = jax.tree.map(last_or_mean, info)
-
-    def counts(i):
-        return i.num_gradients, i.num_losses, i.num_resolvents
-
-    return eqx.tree_at(counts, thinned, tuple(windows(x).sum(axis=1) for x in counts(info)))
+    return eqx.tree_at(lambda i: i.cost, thinned, jax.tree.map(lambda x: windows(x).sum(axis=1), info.cost))
 
 
 def _blank_records(info: StepInfo, num: int) -> StepInfo:

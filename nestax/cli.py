@@ -1,7 +1,6 @@
 """The command line: parses, calls the library, prints and plots."""
 
 import contextlib
-import difflib
 import inspect
 import json
 import os
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import catalogue, evaluation, hyper, learned, meta, optimizers, recipes
+from ._checks import unknown_name
 from ._rollout import NumericalError
 from ._storage import CheckpointError, read_json, write_atomically, write_json
 from ._version import __version__
@@ -278,10 +278,7 @@ def _contestant(text: str, problem: Any, steps: int, num_seeds: int, key: Any) -
         return {f"{Path(text).parent.name}/{Path(text).stem}": learned.load(text)}
     name, _, rate = text.partition("=")
     if name not in evaluation.CLASSICAL:
-        near = difflib.get_close_matches(name, evaluation.CLASSICAL, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        known = ", ".join(evaluation.CLASSICAL)
-        raise ValueError(f"Unknown optimizer '{name}'.{hint} Known: {known}, or a .safetensors file of a learned one.")
+        raise unknown_name("optimizer", name, evaluation.CLASSICAL, ", or a .safetensors file of a learned one")
     make, grid = evaluation.CLASSICAL[name]
     if rate:
         try:

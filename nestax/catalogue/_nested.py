@@ -1,9 +1,9 @@
 """Named nested problems, with test data to judge them by: a plain table of factories."""
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .._checks import unknown_name
 from ..data import Dataset, digits, mnist
 from ..hyperparameters import AbstractHyperparameters, DistilledData, ExampleWeights, WeightDecay
 from ..networks import MLP
@@ -93,7 +93,5 @@ def nested_by_name(name: str) -> NamedNested:
 
 def _entry(name: str) -> _Entry:
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, _ENTRIES, n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"There is no nested problem named '{name}'.{hint} Known: {', '.join(_ENTRIES)}.")
+        raise unknown_name("nested problem", name, _ENTRIES)
     return _ENTRIES[name]

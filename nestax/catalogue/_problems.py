@@ -3,12 +3,12 @@
 Nothing is built, and no data are loaded, before a name is asked for.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
+from .._checks import unknown_name
 from .._problem import AbstractProblem
 from ..data import Dataset, cifar10, circles, digits, fashion_mnist, mnist, spirals, tiny_imagenet
 from ..networks import MLP
@@ -123,7 +123,5 @@ def by_name(name: str) -> AbstractProblem:
 
 def _entry(name: str) -> _Entry:
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(str(name).lower(), _ENTRIES, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"There is no problem named {name!r}.{hint} Known names: {', '.join(_ENTRIES)}.")
+        raise unknown_name("problem", name, _ENTRIES)
     return _ENTRIES[name]

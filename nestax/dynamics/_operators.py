@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._problem import AbstractProblem, Players, Sample, check_players, joint_gradient
+from .._gradients import joint_gradient
+from .._problem import AbstractProblem, Players, Sample, check_players
 from .._rollout import AbstractStep
 from ._coordinates import coordinate_numbers, ravel_real
 

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import AbstractProblem, Players, Sample, check_players, joint_gradient
+from .._gradients import joint_gradient
+from .._optax import AnyOptimizer, as_optimizer
+from .._problem import AbstractProblem, Players, Sample, check_players
 from .._rollout import AbstractStep, rollout
+from .._step import OptimizerStep
 from ._coordinates import ravel_real
 from ._operators import step_jacobian
 from ._spectrum import Spectrum, spectrum
@@ -49,7 +51,7 @@ class PredictedRate:
 
 def predicted_rate(
     problem: AbstractProblem,
-    optimizer: AbstractOptimizer,
+    optimizer: AnyOptimizer,
     players: Players,
     sample: Sample = None,
     *,
@@ -102,6 +104,7 @@ def predicted_rate(
     ```
     """
     players = check_players(players)
+    optimizer = as_optimizer(optimizer)
     step = OptimizerStep(problem, optimizer)
     x = jax.tree.map(lambda s: jnp.broadcast_to(s[None], (optimizer.samples_per_step, *s.shape)), sample)
     norm = float(jnp.linalg.norm(ravel_real(joint_gradient(problem, players, sample)[1])[0]))
@@ -119,7 +122,7 @@ def predicted_rate(
     _, info = step((players, state), x)
     rounding = 30 * float(jnp.finfo(operator.dtype).eps) * math.sqrt(operator.size)
     rate, num_neutral = _reduce(found, rounding)
-    return PredictedRate(rate, int(info.num_gradients), num_neutral, norm, found)
+    return PredictedRate(rate, int(info.cost.gradients), num_neutral, norm, found)
 
 
 class _Held(AbstractStep):

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
+from .._optax import AnyOptimizer, as_optimizer
 from .._problem import AbstractProblem
 from .._progress import progress_bar
 from .._rollout import rollout
 from .._solve import solve, stack_samples, start
+from .._step import OptimizerStep
 from .._version import __version__
 from ._tune import score_at
 
@@ -102,7 +103,7 @@ def device_name() -> str:
 
 def evaluate(
     problem: AbstractProblem,
-    optimizers: Mapping[str, AbstractOptimizer],
+    optimizers: Mapping[str, AnyOptimizer],
     *,
     num_steps: int,
     key: PRNGKeyArray,
@@ -128,6 +129,7 @@ def evaluate(
         raise ValueError("Give at least one optimizer to evaluate.")
     if num_seeds < 1:
         raise ValueError(f"`num_seeds` must be at least 1, got {num_seeds}.")
+    optimizers = {name: as_optimizer(o, f"optimizers[{name!r}]") for name, o in optimizers.items()}
     keys = jax.random.split(key, num_seeds)
     curves = {}
     with progress_bar(len(optimizers), "evaluate", progress) as report:
@@ -140,16 +142,15 @@ def evaluate(
             updates = optimizer.updates_per_step
             curves[name] = Curve(
                 np.repeat(losses, updates, axis=1),
-                np.repeat(np.asarray(runs.num_gradients).max(axis=0), updates).cumsum() // updates,
+                np.repeat(np.asarray(runs.cost.gradients).max(axis=0), updates).cumsum() // updates,
                 seconds_per_step(problem, optimizer, key),
             )
     return Evaluation(curves, num_steps, num_seeds, type(problem).__name__)
 
 
-def seconds_per_step(
-    problem: AbstractProblem, optimizer: AbstractOptimizer, key: PRNGKeyArray, num: int = 100
-) -> float:
+def seconds_per_step(problem: AbstractProblem, optimizer: AnyOptimizer, key: PRNGKeyArray, num: int = 100) -> float:
     """Wall-clock seconds per update of one run, compilation excluded: the better of two timings of `num` steps."""
+    optimizer = as_optimizer(optimizer)
     players, state, _ = start(problem, optimizer, None, None, key)
     carry = (players, state)
     xs = stack_samples(problem, key, num, optimizer.samples_per_step)

@@ -9,19 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep, StepInfo
-from .._problem import AbstractProblem, Players, joint_gradient
+from .._gradients import joint_gradient
+from .._optax import AnyOptimizer, as_optimizer
+from .._optimizer import StepInfo
+from .._problem import AbstractProblem, Players
 from .._rollout import Record, rollout
 from .._solve import stack_samples, start
+from .._step import OptimizerStep
 
 
 def trajectory(
-    problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, key: PRNGKeyArray
+    problem: AbstractProblem, optimizer: AnyOptimizer, num_steps: int, key: PRNGKeyArray
 ) -> tuple[Players, StepInfo]:
     """All iterates of a run, leaves with a leading axis of length `num_steps + 1`, and its `StepInfo`s.
 
     In one piece, so for short runs of small problems. From a failure on, the iterates are NaN.
     """
+    optimizer = as_optimizer(optimizer)
     players, state, sample_key = start(problem, optimizer, None, None, key)
     xs = stack_samples(problem, sample_key, num_steps, optimizer.samples_per_step)
     step = Record(OptimizerStep(problem, optimizer))
@@ -124,7 +128,7 @@ def count_instances(problems: AbstractProblem) -> int:
 
 def run_games(
     problems: AbstractProblem,
-    optimizer: AbstractOptimizer,
+    optimizer: AnyOptimizer,
     *,
     num_steps: int,
     key: PRNGKeyArray,
@@ -161,7 +165,7 @@ def run_games(
     ```
     """
     keys = start_keys(key, count_instances(problems), num_starts)
-    iterates, info = _trajectories(problems, optimizer, keys, num_steps)
+    iterates, info = _trajectories(problems, as_optimizer(optimizer), keys, num_steps)
     with jax.enable_x64(True):
         measures = _measure(*jax.tree.map(_as_float64, (problems, iterates)))
     arrays = jax.tree.map(np.asarray, (measures, info))
@@ -169,8 +173,8 @@ def run_games(
         arrays[0].distances,
         arrays[0].gradient_norms,
         arrays[0].magnitudes,
-        _cumulative(arrays[1].num_gradients),
-        _cumulative(arrays[1].num_resolvents),
+        _cumulative(arrays[1].cost.gradients),
+        _cumulative(arrays[1].cost.resolvents),
         arrays[1],
     )
 

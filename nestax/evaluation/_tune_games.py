@@ -132,7 +132,7 @@ class GridSearch:
 def _scores(make, names, score, problems, points, keys, num_steps, batch_size):
     def one(problem, key, point):
         iterates, info = trajectory(problem, make(**dict(zip(names, point))), num_steps, key)
-        return score(measure(problem, iterates), info.num_gradients)
+        return score(measure(problem, iterates), info.cost.gradients)
 
     def at(point):
         runs = eqx.filter_vmap(lambda problem, keys: jax.vmap(lambda key: one(problem, key, point))(keys))

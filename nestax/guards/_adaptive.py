@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import select
 from ._candidates import Candidate, OnAccept, OnReject, Pair, check_positive
@@ -193,8 +193,8 @@ class AdaptiveLossGuard(AbstractOptimizer):
             state.verdict,
         )
         players, state = select(ends, (accepted, fresh), (players, under_way))
-        num_losses = made.num_losses + 2 * self.num_batches * used
-        info = StepInfo(losses, made.num_gradients, num_losses, state.verdict.decision, made.num_resolvents)
+        cost = made.cost + Cost(losses=2 * self.num_batches * used)
+        info = StepInfo(losses, cost, state.verdict.decision)
         return players, state, info
 
     def _validate(

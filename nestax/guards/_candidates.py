@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, OptimizerStep, StepInfo
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import RESULTS, all_finite, rollout, select
+from .._step import OptimizerStep
 from ..optimizers import as_gradient_optimizer, as_optimizer
 
 OnReject = Literal["keep", "restore", "reset", "follow", "own"]
@@ -139,11 +140,8 @@ class Pair(eqx.Module):
             infos.append(out.info)
         learned, fallback = infos
         at_start = jnp.where(use_learned, learned.losses[0], fallback.losses[0])
-        made = [
-            getattr(learned, name).sum() + getattr(fallback, name).sum()
-            for name in ("num_gradients", "num_losses", "num_resolvents")
-        ]
-        return (advanced[0], advanced[1]), StepInfo(at_start, made[0], made[1], num_resolvents=made[2])
+        cost = jax.tree.map(jnp.sum, learned.cost) + jax.tree.map(jnp.sum, fallback.cost)
+        return (advanced[0], advanced[1]), StepInfo(at_start, cost)
 
     def states(
         self,

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._problem import AbstractProblem, Players, Sample, common_dtype, evaluate_losses
+from .._gradients import evaluate_losses
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import common_dtype
 
 PATIENCE = 10
 """Consecutive blocks in which the fallback made the loss worse before a run is reported."""

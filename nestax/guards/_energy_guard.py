@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, common_dtype
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample
+from .._resolvent import toward_anchor
 from .._rollout import all_finite, select
+from .._tree import common_dtype, dot, upcast
 from ..optimizers import AbstractResolventSolver, Resolvent, as_optimizer
-from ..optimizers._arrays import dot, widen
-from ..optimizers._halpern import toward_anchor
 from ._candidates import healthy
 
 Mode = Literal["keep", "restore"]
@@ -84,7 +84,7 @@ class EnergyGuard(AbstractOptimizer):
       led to, or `"restore"`, the one before. A state that is not finite is never kept. The publication does not say.
 
     **Cost** per step: the proposal's, one resolvent at the proposal, and one at $u_k$ only where the fallback is taken
-    and the last step's was as well (else it is known). `StepInfo.num_resolvents` counts them; under `vmap` both are
+    and the last step's was as well (else it is known). `StepInfo.cost.resolvents` counts them; under `vmap` both are
     computed. `StepInfo.aux` is an `EnergyDecision`.
 
     At the end `solve` warns of proposals that were not finite (`state.num_nonfinite` counts them), and of a run in
@@ -149,12 +149,12 @@ class EnergyGuard(AbstractOptimizer):
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> EnergyGuardState:
         dtype = common_dtype(players, jnp.float32)
         return EnergyGuardState(
-            widen(players),
+            upcast(players),
             self.implicit.prepare(problem),
             jnp.ones((), dtype),
             self.optimizer.init(problem, players, key),
-            jax.tree.map(lambda p: jnp.full_like(p, jnp.inf), widen(players)),  # nowhere
-            widen(players),
+            jax.tree.map(lambda p: jnp.full_like(p, jnp.inf), upcast(players)),  # nowhere
+            upcast(players),
             jnp.array(1),
             jnp.array(0),
             jnp.array(0),
@@ -174,7 +174,7 @@ class EnergyGuard(AbstractOptimizer):
         threshold = self.slack.astype(energy.dtype) * state.unit / (k + 1)
         accept = finite & (energy <= threshold) & (state.count > 1)
 
-        needed = ~accept & ~_equal(widen(players), state.point)
+        needed = ~accept & ~_equal(upcast(players), state.point)
         here = jax.lax.cond(needed, lambda: self._image(problem, players, sample, state)[0], lambda: state.image)
         fallback = toward_anchor(state.anchor, here, state.count)
         fallback = jax.tree.map(lambda f, p: f.astype(p.dtype), fallback, players)
@@ -183,7 +183,7 @@ class EnergyGuard(AbstractOptimizer):
         first = self.relative & (state.count == 1)  # an array: the count is one
         unit = jnp.where(first, _norm_squared(_residual(players, here)), state.unit)
         after = healthy(learned, state.learned)
-        point, image = select(accept, (widen(proposal), at_proposal), (widen(players), here))
+        point, image = select(accept, (upcast(proposal), at_proposal), (upcast(players), here))
         state = EnergyGuardState(
             state.anchor,
             state.prepared,
@@ -199,10 +199,8 @@ class EnergyGuard(AbstractOptimizer):
         decision = EnergyDecision(accept.astype(dtype), finite.astype(dtype), energy, threshold)
         info = StepInfo(
             proposed.losses,
-            proposed.num_gradients + each * num_resolvents,
-            proposed.num_losses,
+            proposed.cost + Cost(gradients=each * num_resolvents, resolvents=num_resolvents),
             decision,
-            proposed.num_resolvents + num_resolvents,
         )
         return select(accept, proposal, fallback), state, info
 
@@ -210,12 +208,12 @@ class EnergyGuard(AbstractOptimizer):
         self, problem: AbstractProblem, players: Players, sample: Sample, state: EnergyGuardState
     ) -> tuple[Players, int]:
         image, num_gradients = self.implicit(problem, players, sample, state.prepared)
-        return widen(image), num_gradients
+        return upcast(image), num_gradients
 
     def _energy(self, players: Players, image: Players, state: EnergyGuardState) -> Float[Array, ""]:
         """$E_{k+1}$ with the `count` $k$."""
         residual = _residual(players, image)
-        to_anchor = jax.tree.map(jnp.subtract, state.anchor, widen(players))
+        to_anchor = jax.tree.map(jnp.subtract, state.anchor, upcast(players))
         product = dot(residual, to_anchor)
         return _norm_squared(residual) - product / state.count.astype(product.dtype)
 
@@ -237,7 +235,7 @@ class EnergyGuard(AbstractOptimizer):
 
 def _residual(players: Players, image: Players) -> Players:
     """$F(u) = (u - J u) / 2$, in float32 at least."""
-    return jax.tree.map(lambda u, j: (u - j) / 2, widen(players), image)
+    return jax.tree.map(lambda u, j: (u - j) / 2, upcast(players), image)
 
 
 def _norm_squared(tree: PyTree) -> Float[Array, ""]:

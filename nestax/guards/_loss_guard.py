@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import select
 from ._candidates import Candidate, OnAccept, OnReject, Pair, check_positive
@@ -138,8 +138,8 @@ class LossGuard(AbstractOptimizer):
         accepted = accepted_players(verdict, candidates)
         own, watch = self.pair.own_runs(accepted, candidates), state.watch.after(verdict, self.pair.on_accept == "own")
         state = LossGuardState(*states, state.initial, watch, own, verdict.use_learned)
-        num_losses = made.num_losses + 2 * self.num_batches
-        info = StepInfo(made.losses, made.num_gradients, num_losses, verdict.decision, made.num_resolvents)
+        cost = made.cost + Cost(losses=2 * self.num_batches)
+        info = StepInfo(made.losses, cost, verdict.decision)
         return accepted, state, info
 
     def diagnose(self, state: LossGuardState) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._optimizer import apply_updates
-from .._problem import check_same_structure, common_dtype
 from .._rollout import all_finite, select
+from .._tree import check_same_structure, common_dtype
 from ._candidates import Candidate, Pair
 from ._decision import Moments, judge
 

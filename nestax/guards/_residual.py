@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
-from .._problem import AbstractProblem, Players, Sample, common_dtype, joint_gradient
+from .._gradients import joint_gradient
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates
+from .._problem import AbstractProblem, Players, Sample
 from .._rollout import all_finite, select
+from .._tree import common_dtype
 from ..optimizers import as_gradient_optimizer
 from ._candidates import healthy
 from ._operators import AbstractOperator
@@ -130,7 +132,7 @@ class ResidualGuard(AbstractOptimizer):
         players, state, decision = self._choose(
             players, gradients, state, lambda y: joint_gradient(problem, y, sample)[1]
         )
-        return players, state, StepInfo(losses, 2, 0, decision)
+        return players, state, StepInfo(losses, Cost(gradients=2), decision)
 
     def _choose(
         self, params: PyTree, gradients: PyTree, state: ResidualGuardState, gradient: Callable[[PyTree], PyTree]

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import AbstractProblem, InnerProblem, Sample
+from .._nested import InnerProblem
+from .._optimizer import AbstractOptimizer
+from .._problem import AbstractProblem, Sample
 from .._rollout import rollout
 from .._solve import stack_samples
+from .._step import OptimizerStep
 from ..optimizers import as_optimizer
 from ._hypergradient import check_pair
 from ._method import Implicit

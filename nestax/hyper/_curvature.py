@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._problem import AbstractNestedModel, AbstractProblem, Sample, evaluate_losses
-from ..optimizers._arrays import add_scaled
+from .._gradients import evaluate_losses
+from .._nested import AbstractNestedModel
+from .._problem import AbstractProblem, Sample
+from .._tree import add_scaled
 
 Product = Callable[[PyTree], PyTree]
 

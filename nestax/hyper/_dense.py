@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._inverse import AbstractInverse, as_leaf, solver_info
+from .._checks import scalar
+from ._inverse import AbstractInverse, solver_info
 
 MAX_BYTES = 4 * 2**30
 """The largest matrix that `Exact` forms."""
@@ -28,7 +29,7 @@ class Exact(AbstractInverse):
     """
 
     pinv: bool = eqx.field(static=True, default=False)
-    rcond: Float[Array, ""] | None = eqx.field(default=None, converter=lambda x: None if x is None else as_leaf(x))
+    rcond: Float[Array, ""] | None = eqx.field(default=None, converter=lambda x: None if x is None else scalar(x))
 
     def solve(self, operator, vector, guess):
         del guess

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from .._problem import AbstractProblem, Players, Sample, check_players, check_same_structure
+from .._problem import AbstractProblem, Players, Sample, check_players
 from .._rollout import NumericalError
+from .._tree import check_same_structure
 from ._method import AbstractMethod, Batches, Hypergradient, Implicit
 
 

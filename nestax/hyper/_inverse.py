@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._problem import common_dtype
-from ..optimizers._arrays import add_scaled, as_scalar, dot, wide
+from .._checks import scalar
+from .._tree import add_scaled, common_dtype, dot, scaled, upcast_dtype
 from ._curvature import Operator
 
 
@@ -91,7 +91,7 @@ class AbstractInverse(eqx.Module):
 
 def vector_dtype(tree: PyTree) -> Any:
     """The dtype in which inner products of such vectors are computed."""
-    return wide(common_dtype(tree))
+    return upcast_dtype(common_dtype(tree))
 
 
 def power_iteration(operator: Operator, like: PyTree, num_steps: int) -> Float[Array, ""]:
@@ -100,26 +100,16 @@ def power_iteration(operator: Operator, like: PyTree, num_steps: int) -> Float[A
     """
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(jax.random.key(0), len(leaves))
-    start = [jax.random.normal(k, x.shape, wide(x.dtype)).astype(x.dtype) for k, x in zip(keys, leaves)]
+    start = [jax.random.normal(k, x.shape, upcast_dtype(x.dtype)).astype(x.dtype) for k, x in zip(keys, leaves)]
 
     def body(_, state):
         vector, _ = state
         length = jnp.sqrt(dot(vector, vector))
-        image = operator(_scaled(vector, 1 / length))
+        image = operator(scaled(vector, 1 / length))
         return image, jnp.sqrt(dot(image, image))
 
     zero = jnp.zeros((), vector_dtype(like))
     return jax.lax.fori_loop(0, num_steps, body, (jax.tree.unflatten(structure, start), zero))[1]
-
-
-def _scaled(tree: PyTree, scale: Float[Array, ""]) -> PyTree:
-    return jax.tree.map(lambda x: (scale.astype(wide(x.dtype)) * x.astype(wide(x.dtype))).astype(x.dtype), tree)
-
-
-def as_leaf(value: Any) -> Any:
-    """A floating-point array leaf that is not weakly typed, so that numbers and arrays share one compilation."""
-    value = as_scalar(value)
-    return jnp.asarray(value, value.dtype) if isinstance(value, jax.Array) else value
 
 
 def _as_alpha(value: Any) -> Any:
@@ -129,7 +119,7 @@ def _as_alpha(value: Any) -> Any:
         return value
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f'`alpha` must be positive, got {value!r}. Pass "auto" for 1 / (the largest eigenvalue).')
-    return as_leaf(value)
+    return scalar(value)
 
 
 POWER_STEPS = 10
@@ -172,7 +162,7 @@ class Neumann(AbstractInverse):
 
     num_terms: int = eqx.field(static=True, default=20)
     alpha: Any = eqx.field(converter=_as_alpha, default="auto")
-    growth: Float[Array, ""] = eqx.field(converter=as_leaf, default=10.0)
+    growth: Float[Array, ""] = eqx.field(converter=scalar, default=10.0)
     fresh_batches: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -223,7 +213,7 @@ class Neumann(AbstractInverse):
             diverged=diverged,
             indefinite=jnp.isfinite(low) & (low < -10 * tiny / alpha),  # below the rounding of `1 - mixed`
         )
-        return _scaled(total, alpha), info
+        return scaled(total, alpha), info
 
 
 class Identity(AbstractInverse):
@@ -240,4 +230,4 @@ class Identity(AbstractInverse):
     def solve(self, operator, vector, guess):
         del guess
         alpha, num_products = _step_size(self.alpha, operator, vector)
-        return _scaled(vector, alpha), solver_info(alpha.dtype, num_products)
+        return scaled(vector, alpha), solver_info(alpha.dtype, num_products)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float
 
-from ..optimizers._arrays import add_scaled, dot
+from .._checks import scalar
+from .._tree import add_scaled, dot
 from ._curvature import Operator
-from ._inverse import AbstractInverse, as_leaf, solver_info, vector_dtype
+from ._inverse import AbstractInverse, solver_info, vector_dtype
 
 
 class CG(AbstractInverse):
@@ -35,8 +36,8 @@ class CG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -57,8 +58,8 @@ class NormalCG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -94,8 +95,8 @@ class GMRES(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
 
     def __check_init__(self):
         _check_steps(self)

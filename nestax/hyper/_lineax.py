@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import scalar
 from ._curvature import Operator
-from ._inverse import Neumann, as_leaf, vector_dtype
+from ._inverse import Neumann, vector_dtype
 
 
 class NeumannSolver(lineax.AbstractLinearSolver[lineax.AbstractLinearOperator]):
@@ -34,8 +35,8 @@ class NeumannSolver(lineax.AbstractLinearSolver[lineax.AbstractLinearOperator]):
     """
 
     num_terms: int = eqx.field(static=True)
-    alpha: Float[Array, ""] = eqx.field(converter=as_leaf)
-    growth: Float[Array, ""] = eqx.field(converter=as_leaf, default=10.0)
+    alpha: Float[Array, ""] = eqx.field(converter=scalar)
+    growth: Float[Array, ""] = eqx.field(converter=scalar, default=10.0)
 
     def init(self, operator: lineax.AbstractLinearOperator, options: dict[str, Any]) -> lineax.AbstractLinearOperator:
         del options

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._checks import scalar
 from .._problem import AbstractProblem, Players, Sample
-from ..optimizers._arrays import dot
+from .._tree import dot
 from ._curvature import AbstractCurvature, Hessian, Operator, inner_loss, outer_loss
-from ._inverse import AbstractInverse, Neumann, SolverInfo, as_leaf, solver_info, vector_dtype
+from ._inverse import AbstractInverse, Neumann, SolverInfo, solver_info, vector_dtype
 from ._structure import apply_and_trace
 
 
@@ -131,7 +132,7 @@ class Implicit(AbstractMethod):
 
     solver: AbstractInverse = eqx.field(default_factory=Neumann)
     curvature: AbstractCurvature = eqx.field(default_factory=Hessian)
-    damping: Float[Array, ""] = eqx.field(converter=as_leaf, default=0.0)
+    damping: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
     residual: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):

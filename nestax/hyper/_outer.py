@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, OptimizerStep, apply_updates
-from .._problem import AbstractProblem, InnerProblem, Players, Sample
+from .._nested import InnerProblem
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, apply_updates
+from .._problem import AbstractProblem, Players, Sample
 from .._rollout import AbstractStep, rollout
-from ..optimizers._arrays import dot
+from .._step import OptimizerStep
+from .._tree import dot
 from ._curvature import inner_loss
 from ._inverse import vector_dtype
 from ._method import AbstractMethod, Batches, HypergradientInfo

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import InnerProblem, Sample
+from .._nested import InnerProblem
+from .._optimizer import AbstractOptimizer
+from .._problem import Sample
 from .._rollout import RESULTS, AbstractCheckpoint, EveryStep, KeepAll, Segments, rollout
+from .._step import OptimizerStep
 from ..optimizers import as_optimizer
 from ._curvature import outer_loss
 from ._method import AbstractMethod, Batches, Hypergradient, plain_info

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import check_positive_int
-from .._problem import common_dtype
+from .._checks import count
+from .._tree import common_dtype
 from ..data import Corpus, Dataset
 from ..networks import UNet
 from ._family import AbstractHyperparameters, Batch, Values, check_scalar
@@ -87,7 +87,7 @@ class DistilledData(AbstractHyperparameters):
     initial: Float[Array, ""]
 
     def __init__(self, num_per_class: int = 1, initial: ArrayLike = 0.0):
-        self.num_per_class = check_positive_int(num_per_class, "num_per_class")
+        self.num_per_class = count(num_per_class, "num_per_class")
         self.initial = check_scalar(initial, "initial")
 
     def init(self, key: PRNGKeyArray, weights: PyTree, data: Dataset | Corpus) -> Values:
@@ -134,7 +134,7 @@ class LearnedAugmentation(AbstractHyperparameters):
     width: int = eqx.field(static=True)
 
     def __init__(self, width: int = 8):
-        self.width = check_positive_int(width, "width")
+        self.width = count(width, "width")
 
     def init(self, key: PRNGKeyArray, weights: PyTree, data: Dataset | Corpus) -> Values:
         shape = check_images(data, type(self).__name__).input_shape

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._arrays import as_float_array
-from .._problem import common_dtype
+from .._tree import as_float_array, common_dtype
 from ..data import Corpus, Dataset
 
 Values = PyTree[Float[Array, "..."]]

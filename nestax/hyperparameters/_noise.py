@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import is_concrete
-from .._problem import common_dtype
+from .._checks import is_concrete
+from .._tree import common_dtype
 from ..data import Corpus, Dataset
 from ._family import AbstractHyperparameters, Values, check_scalar
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
-from .._problem import check_same_structure, common_dtype
-from ._network import CoordinatewiseLSTM
+from .._tree import check_same_structure, common_dtype
+from ._network import CoordinatewiseLSTM, weighted_outputs_gradient
 
 
 class AbstractLearnedOptimizer(AbstractOptimizer):
@@ -76,6 +76,17 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer, AbstractGradientOptimizer
     def cast_network(self, dtype: Any) -> CoordinatewiseLSTM:
         """The network with its weights in `dtype`."""
         return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self.network)
+
+    def network_gradient(
+        self, features: Float[Array, "steps features n"], state: PyTree, cotangents: Float[Array, "steps n"]
+    ) -> CoordinatewiseLSTM:
+        r"""The gradient of $\sum_t \langle w_t, u_t \rangle$ with respect to the network, for its outputs $u_t$.
+
+        The network is run from `state` over `features`, and $w_t$ are the `cotangents`, all held constant.
+        """
+        network = self.cast_network(cotangents.dtype)
+        gradient = weighted_outputs_gradient(network, features, state, cotangents, self.scale_output)
+        return jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, eqx.filter(self.network, eqx.is_array))
 
     def init_update(self, params: PyTree) -> CoordinatewiseState:
         flat = self.flat_gradient(params)

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._problem import common_dtype
 from .._storage import CheckpointError, load_tree, read_header, save_tree
+from .._tree import common_dtype
 from ._base import AbstractLearnedOptimizer
 from ._l2o_dm import L2ODM
 from ._rnnprop import RNNprop

@@ -1,15 +1,7 @@
-"""Scalar hyperparameters of learned optimizers: array leaves in memory, plain numbers on disk."""
+"""Scalar hyperparameters on disk."""
 
-from typing import Any
-
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-
-def as_scalar(value: Any) -> Any:
-    """A floating-point array leaf. Passes anything that JAX traces or batches through."""
-    return jnp.asarray(value, float) if isinstance(value, float | int) else value
 
 
 def to_float(value: Float[Array, "..."], name: str) -> float:

@@ -6,8 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import scalar
 from ._base import AbstractCoordinatewise
-from ._hyperparameters import as_scalar, to_float
+from ._hyperparameters import to_float
 from ._network import CoordinatewiseLSTM
 
 _EPS = float(jnp.finfo(jnp.float32).eps)
@@ -37,8 +38,8 @@ class L2ODM(AbstractCoordinatewise):
     """
 
     network: CoordinatewiseLSTM
-    p: Float[Array, ""] = eqx.field(converter=as_scalar)
-    scale: Float[Array, ""] = eqx.field(converter=as_scalar)
+    p: Float[Array, ""] = eqx.field(converter=scalar)
+    scale: Float[Array, ""] = eqx.field(converter=scalar)
     second_derivatives: bool = eqx.field(static=True)
 
     def __init__(

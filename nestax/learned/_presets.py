@@ -1,11 +1,11 @@
 """The published variants of the learned optimizers, by name."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
+from .._checks import unknown_name
 from ._base import AbstractLearnedOptimizer
 from ._l2o_dm import L2ODM
 from ._rnnprop import RNNprop
@@ -24,8 +24,6 @@ PRESETS: dict[str, tuple[Callable[..., AbstractLearnedOptimizer], dict[str, Any]
 def preset(name: str, *, key: PRNGKeyArray) -> AbstractLearnedOptimizer:
     """An untrained learned optimizer in a published variant: one of the names in `nestax.learned.PRESETS`."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"Unknown learned optimizer '{name}'.{hint} Known: {', '.join(PRESETS)}.")
+        raise unknown_name("learned optimizer", name, PRESETS)
     make, arguments, _ = PRESETS[name]
     return make(**arguments, key=key)

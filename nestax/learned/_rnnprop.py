@@ -6,8 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._checks import scalar
 from ._base import AbstractCoordinatewise
-from ._hyperparameters import as_scalar, to_float
+from ._hyperparameters import to_float
 from ._network import CoordinatewiseLSTM
 
 _EPS = 1e-8
@@ -48,9 +49,9 @@ class RNNprop(AbstractCoordinatewise):
     """
 
     network: CoordinatewiseLSTM
-    scale: Float[Array, ""] = eqx.field(converter=as_scalar)
-    b1: Float[Array, ""] = eqx.field(converter=as_scalar)
-    b2: Float[Array, ""] = eqx.field(converter=as_scalar)
+    scale: Float[Array, ""] = eqx.field(converter=scalar)
+    b1: Float[Array, ""] = eqx.field(converter=scalar)
+    b2: Float[Array, ""] = eqx.field(converter=scalar)
     second_derivatives: bool = eqx.field(static=True)
 
     def __init__(

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import StepInfo, apply_updates
-from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, common_dtype, joint_gradient
+from .._checks import scalar
+from .._gradients import joint_gradient
+from .._optimizer import Cost, StepInfo, apply_updates
+from .._problem import AbstractProblem, Players, Sample, check_zero_sum
+from .._tree import common_dtype
 from ._base import AbstractLearnedOptimizer, unravel_like
-from ._hyperparameters import as_scalar, to_float
+from ._hyperparameters import to_float
 from ._twin_network import TwinNetwork
 from ._twin_rules import RULES, RuleName
 
@@ -95,21 +98,21 @@ class TwinLSTM(AbstractLearnedOptimizer):
     >>> optimizer = nx.learned.TwinLSTM(key=jax.random.key(0))  # not trained
     >>> game = nx.problems.BilinearGame(jax.numpy.eye(2))
     >>> solution = nx.solve(game, optimizer, num_steps=5, key=jax.random.key(1))
-    >>> int(solution.info.num_gradients.sum())
+    >>> int(solution.info.cost.gradients.sum())
     10
 
     ```
     """
 
     networks: tuple[TwinNetwork, ...]
-    output_scale: Float[Array, ""] = eqx.field(converter=as_scalar)
-    max_step: Float[Array, ""] | None = eqx.field(converter=as_scalar)
-    state_rescale: Float[Array, ""] = eqx.field(converter=as_scalar)
-    initial_noise: Float[Array, ""] = eqx.field(converter=as_scalar)
-    sign_warmup_fraction: Float[Array, ""] = eqx.field(converter=as_scalar)
-    sign_warmup_start: Float[Array, ""] = eqx.field(converter=as_scalar)
-    sign_warmup_stop: Float[Array, ""] = eqx.field(converter=as_scalar)
-    horizon: Float[Array, ""] = eqx.field(converter=as_scalar)
+    output_scale: Float[Array, ""] = eqx.field(converter=scalar)
+    max_step: Float[Array, ""] | None = eqx.field(converter=scalar)
+    state_rescale: Float[Array, ""] = eqx.field(converter=scalar)
+    initial_noise: Float[Array, ""] = eqx.field(converter=scalar)
+    sign_warmup_fraction: Float[Array, ""] = eqx.field(converter=scalar)
+    sign_warmup_start: Float[Array, ""] = eqx.field(converter=scalar)
+    sign_warmup_stop: Float[Array, ""] = eqx.field(converter=scalar)
+    horizon: Float[Array, ""] = eqx.field(converter=scalar)
     rule: RuleName = eqx.field(static=True)
     sharing: Sharing = eqx.field(static=True)
     detach_iterates: bool = eqx.field(static=True)
@@ -170,7 +173,7 @@ class TwinLSTM(AbstractLearnedOptimizer):
         return eqx.tree_at(lambda o: o.horizon, self, jnp.asarray(num_steps, self.horizon.dtype))
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> TwinState:
-        check_zero_sum(problem, players, type(self).__name__)
+        check_zero_sum(problem, type(self).__name__, players)
         dtype = common_dtype(players, jnp.float32)
         sizes = [sum(leaf.size for leaf in jax.tree.leaves(player)) for player in players]
         paired(players, 0, dtype)  # raises where leaves cannot be paired
@@ -194,7 +197,7 @@ class TwinLSTM(AbstractLearnedOptimizer):
         self, problem: AbstractProblem, players: Players, state: TwinState, samples: Sample
     ) -> tuple[Players, TwinState, StepInfo]:
         sample = jax.tree.map(lambda x: x[0], samples)
-        check_zero_sum(problem, players, type(self).__name__)
+        check_zero_sum(problem, type(self).__name__, players)
         players = jax.lax.stop_gradient(players) if self.detach_iterates else players
         losses = None
         for i in (0, 1):
@@ -205,7 +208,7 @@ class TwinLSTM(AbstractLearnedOptimizer):
             displacement, state = self._move(i, own, other, state)
             moved = apply_updates(players[i], unravel_like(displacement, players[i]))
             players = (moved, players[1]) if i == 0 else (players[0], moved)
-        return players, state, StepInfo(losses, num_gradients=2)
+        return players, state, StepInfo(losses, Cost(gradients=2))
 
     def _move(self, i: int, own, other, state: TwinState):
         """The update of player `i`, and the state after it."""
@@ -237,15 +240,6 @@ class TwinLSTM(AbstractLearnedOptimizer):
 
 def _put(items: tuple, index: int, item: Any) -> tuple:
     return (*items[:index], item, *items[index + 1 :])
-
-
-def check_zero_sum(problem: AbstractProblem, players: Players, name: str) -> None:
-    """Raises `ValueError` unless this is a zero-sum game of two players."""
-    if not isinstance(problem, AbstractMinimax) or len(players) != 2:
-        raise ValueError(
-            f"{name} plays zero-sum games of two players, got {type(problem).__name__} with {len(players)} player(s). "
-            "Derive the problem from `nestax.AbstractMinimax` and state its payoff f; the losses (f, -f) follow."
-        )
 
 
 def payoff_gradients(

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._checks import scalar
+from .._gradients import joint_gradient
 from .._optimizer import StepInfo, apply_updates
-from .._problem import AbstractProblem, Players, Sample, common_dtype, joint_gradient
+from .._problem import AbstractProblem, Players, Sample, check_zero_sum
+from .._tree import common_dtype
 from ._base import AbstractLearnedOptimizer, unravel_like
-from ._hyperparameters import as_scalar, to_float
-from ._twin import check_zero_sum
+from ._hyperparameters import to_float
 from ._twin_network import TwinNetwork
 
 _NUM_FEATURES, _NUM_OUTPUTS = 10, 3
@@ -93,8 +95,8 @@ class TwinKrylov(AbstractLearnedOptimizer):
     """
 
     networks: tuple[TwinNetwork, TwinNetwork]
-    first_step: Float[Array, ""] = eqx.field(converter=as_scalar)
-    max_first_step: Float[Array, ""] = eqx.field(converter=as_scalar)
+    first_step: Float[Array, ""] = eqx.field(converter=scalar)
+    max_first_step: Float[Array, ""] = eqx.field(converter=scalar)
     memory: int = eqx.field(static=True)
 
     def __init__(
@@ -130,7 +132,7 @@ class TwinKrylov(AbstractLearnedOptimizer):
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> TwinKrylovState:
         del key
-        check_zero_sum(problem, players, type(self).__name__)
+        check_zero_sum(problem, type(self).__name__, players)
         zeros = jnp.zeros_like(_ravel(players, common_dtype(players, jnp.float32)))
         rows = jnp.zeros((self.memory, zeros.size), zeros.dtype)
         first, second = (network.init_state(1, zeros.dtype) for network in self.networks)
@@ -140,7 +142,7 @@ class TwinKrylov(AbstractLearnedOptimizer):
     def step(
         self, problem: AbstractProblem, players: Players, state: TwinKrylovState, samples: Sample
     ) -> tuple[Players, TwinKrylovState, StepInfo]:
-        check_zero_sum(problem, players, type(self).__name__)
+        check_zero_sum(problem, type(self).__name__, players)
         losses, field = joint_gradient(problem, players, jax.tree.map(lambda x: x[0], samples))
         dtype = common_dtype(players, jnp.float32)
         point, gradient = _ravel(players, dtype), _ravel(field, dtype)

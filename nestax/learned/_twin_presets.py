@@ -1,10 +1,10 @@
 """The published variants of Twin-L2O, by name."""
 
-import difflib
 from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
+from .._checks import unknown_name
 from ._twin import TwinLSTM
 
 _RELEASE = {
@@ -35,7 +35,5 @@ def twin_preset(name: str, *, key: PRNGKeyArray) -> TwinLSTM:
     How each of them is trained says `nestax.meta.twin_training`.
     """
     if name not in TWIN_PRESETS:
-        near = difflib.get_close_matches(name, TWIN_PRESETS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"Unknown variant of Twin-L2O '{name}'.{hint} Known: {', '.join(TWIN_PRESETS)}.")
+        raise unknown_name("variant of Twin-L2O", name, TWIN_PRESETS)
     return TwinLSTM(**TWIN_PRESETS[name][0], key=key)

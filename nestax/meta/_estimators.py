@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import OptimizerStep
-from .._problem import AbstractProblem, Sample, evaluate_losses, joint_gradient
+from .._gradients import evaluate_losses, joint_gradient
+from .._problem import AbstractProblem, Sample
 from .._rollout import AbstractCheckpoint, AbstractStep, EveryStep, rollout
+from .._step import OptimizerStep
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
-from ..learned._network import weighted_outputs_gradient
 from ._curriculum import Ranking
 from ._losses import AbstractMetaLoss
 from ._tasks import Batch
@@ -238,9 +238,7 @@ class CoordinateSum(AbstractGradientEstimator):
 
         state = _take(carry[1], index, num)
         features = rollout(_Features(optimizer), state.features, gradients[:-1], throw=False).info
-        network = optimizer.cast_network(gradients.dtype)
-        gradient = weighted_outputs_gradient(network, features, state.network, later, optimizer.scale_output)
-        gradient = jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, eqx.filter(optimizer.network, eqx.is_array))
+        gradient = optimizer.network_gradient(features, state.network, later)
         frame = eqx.filter(optimizer, optimizer.meta_parameters())
         return MetaGradient(value, eqx.tree_at(lambda o: o.network, frame, gradient), out.carry, losses)
 

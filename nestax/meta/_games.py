@@ -7,17 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, joint_gradient
+from .._gradients import joint_gradient
+from .._problem import AbstractProblem, Players, Sample, check_zero_sum
 from ._unroll import AbstractMetaObjective, Unroll
-
-
-def _payoff(problem: AbstractProblem, name: str):
-    if not isinstance(problem, AbstractMinimax):
-        raise ValueError(
-            f"`{name}` is for zero-sum games, got {type(problem).__name__}. Derive the problem from "
-            "`nestax.AbstractMinimax` and state its payoff."
-        )
-    return problem.payoff
 
 
 def _squared_norm(tree: PyTree) -> Float[Array, ""]:
@@ -47,7 +39,7 @@ class ObjectiveReward(AbstractMetaObjective):
     skip_last: bool = eqx.field(static=True, default=False)
 
     def __call__(self, unroll: Unroll) -> Float[Array, ""]:
-        payoff = _payoff(unroll.problem, "ObjectiveReward")
+        payoff = check_zero_sum(unroll.problem, "ObjectiveReward").payoff
         (x_old, y_old), (x, y) = _before(unroll.players), _after(unroll.players)
         samples = jax.tree.map(lambda s: s[:-1], unroll.samples)
         hold = jax.lax.stop_gradient if self.own_variable else lambda tree: tree
@@ -76,7 +68,7 @@ class NikaidoIsoda(AbstractMetaObjective):
     eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-12)
 
     def __call__(self, unroll: Unroll) -> Float[Array, ""]:
-        payoff = _payoff(unroll.problem, "NikaidoIsoda")
+        payoff = check_zero_sum(unroll.problem, "NikaidoIsoda").payoff
         samples = jax.tree.map(lambda s: s[:-1], unroll.samples)
 
         def one(old: Players, new: Players, sample: Sample):
@@ -140,7 +132,7 @@ class Gap(AbstractMeasure):
             raise ValueError(f"`Gap(num_offsets=...)` must be an odd number from 3 on, got {self.num_offsets}.")
 
     def __call__(self, problem: AbstractProblem, players: Players, sample: Sample) -> Float[Array, ""]:
-        payoff = _payoff(problem, "Gap")
+        payoff = check_zero_sum(problem, "Gap").payoff
         _, field = joint_gradient(problem, players, sample)
         (x, y), (u, v) = players, (_unit(g) for g in field)
         dtype = jax.tree.leaves(players)[0].dtype

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, common_dtype
+from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, check_zero_sum
+from .._tree import common_dtype
 from ._tasks import AbstractTasks
 
 
@@ -118,8 +119,7 @@ class RandomGameScale(AbstractTasks):
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, use_key, size_key = jax.random.split(key, 3)
         problem = self.tasks(task_key)
-        if not isinstance(problem, AbstractMinimax):
-            raise ValueError(f"`RandomGameScale` rescales zero-sum games, got {type(problem).__name__}.")
+        problem = check_zero_sum(problem, "RandomGameScale")
         dtype = common_dtype(jax.eval_shape(problem.init, task_key))
         decades = jnp.stack([self.payoff_decades, self.axis_decades]).astype(dtype)
         size = decades * jax.random.uniform(size_key, (2,), dtype)

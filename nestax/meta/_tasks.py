@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem, Players, Sample, common_dtype
+from .._problem import AbstractProblem, Players, Sample
 from .._solve import stack_samples
+from .._tree import common_dtype
 
 
 class AbstractTasks(eqx.Module):

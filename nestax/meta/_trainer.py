@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from .._optimizer import OptimizerStep
 from .._problem import check_players
 from .._rollout import all_finite, rollout, select
 from .._solve import stack_samples
+from .._step import OptimizerStep
 from ..learned import AbstractLearnedOptimizer
 from ._curriculum import InstanceCurriculum, Ranking
 from ._estimators import AbstractGradientEstimator

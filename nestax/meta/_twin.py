@@ -1,10 +1,10 @@
 """How each variant of Twin-L2O is trained."""
 
-import difflib
 from typing import Any
 
 import optax
 
+from .._checks import unknown_name
 from .._rollout import KeepAll
 from ._estimators import TruncatedBackprop
 from ._games import GradientNorm, ObjectiveReward, Relative
@@ -59,9 +59,7 @@ def twin_training(name: str = "twin") -> dict[str, Any]:
         validation = Validation(every=5, horizon=500, num_runs=20, score=TailDistance())
     else:
         names = ("twin", "paper", "release", "release-matrix")
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"Unknown variant of Twin-L2O '{name}'.{hint} Known: {', '.join(names)}.")
+        raise unknown_name("variant of Twin-L2O", name, names)
     return {
         "schedule": schedule,
         "unroll": unroll,

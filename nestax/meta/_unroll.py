@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses
+from .._gradients import evaluate_losses
+from .._optimizer import AbstractOptimizer
+from .._problem import AbstractProblem, Players, Sample
 from .._rollout import AbstractCheckpoint, Record, rollout
+from .._step import OptimizerStep
 
 Carry = tuple[Players, PyTree]
 

@@ -1,7 +1,6 @@
 """Networks for classification: the interface, and what all of them share."""
 
 import abc
-import difflib
 import math
 from collections.abc import Callable
 
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import as_float_array, default_float, is_concrete
+from .._checks import is_concrete, unknown_name
+from .._tree import as_float_array, default_float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -39,9 +39,7 @@ def unchanged(name: str, values: Array) -> Array:
 def check_activation(activation: str) -> str:
     """Returns the name of an activation function, or raises `ValueError` with the nearest known one."""
     if activation not in ACTIVATIONS:
-        near = difflib.get_close_matches(str(activation).lower(), ACTIVATIONS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}, got {activation!r}.{hint}")
+        raise unknown_name("`activation`", activation, ACTIVATIONS)
     return activation
 
 

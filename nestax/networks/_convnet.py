@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import check_positive_int
+from .._checks import count
 from ._architecture import (
     ACTIVATIONS,
     AbstractArchitecture,
@@ -90,14 +90,14 @@ class ConvNet(AbstractArchitecture):
         pool: int | Sequence[int] = 1,
         padding: str | Sequence[str] = "same",
     ):
-        self.channels = tuple(check_positive_int(width, "channels[i]") for width in channels)
+        self.channels = tuple(count(width, "channels[i]") for width in channels)
         if not self.channels:
             raise ValueError("`channels` must name at least one convolution. For none, use `MLP`.")
         self.kernel_size = _one_per_convolution(kernel_size, len(self.channels), "kernel_size")
         self.stride = _one_per_convolution(stride, len(self.channels), "stride")
         self.pool = _one_per_convolution(pool, len(self.channels), "pool")
         self.padding = _check_padding(padding, len(self.channels))
-        self.hidden = tuple(check_positive_int(width, "hidden[i]") for width in hidden)
+        self.hidden = tuple(count(width, "hidden[i]") for width in hidden)
         self.activation = check_activation(activation)
         self.init_scale = check_init_scale(init_scale)
 
@@ -219,4 +219,4 @@ def _one_per_convolution(value: int | Sequence[int], num: int, name: str) -> tup
     values = tuple(value) if isinstance(value, Sequence) else (value,) * num
     if len(values) != num:
         raise ValueError(f"`{name}` must be one integer, or one per convolution ({num} here), got {len(values)}.")
-    return tuple(check_positive_int(x, name) for x in values)
+    return tuple(count(x, name) for x in values)

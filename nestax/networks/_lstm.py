@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._arrays import check_positive_int, default_float
+from .._checks import count
+from .._tree import default_float
 from ._architecture import Site, unchanged
 
 Params = PyTree[Float[Array, "..."]]
@@ -61,9 +62,9 @@ class LSTMLanguageModel(eqx.Module):
     num_layers: int = eqx.field(static=True)
 
     def __init__(self, vocabulary_size: int = 10_000, width: int = 650, num_layers: int = 2):
-        self.vocabulary_size = check_positive_int(vocabulary_size, "vocabulary_size")
-        self.width = check_positive_int(width, "width")
-        self.num_layers = check_positive_int(num_layers, "num_layers")
+        self.vocabulary_size = count(vocabulary_size, "vocabulary_size")
+        self.width = count(width, "width")
+        self.num_layers = count(num_layers, "num_layers")
 
     def init(self, key: PRNGKeyArray) -> Params:
         dtype, n = default_float(), self.width

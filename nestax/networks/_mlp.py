@@ -9,7 +9,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import check_positive_int
+from .._checks import count
 from ._architecture import (
     ACTIVATIONS,
     AbstractArchitecture,
@@ -60,7 +60,7 @@ class MLP(AbstractArchitecture):
     init_scale: Float[Array, ""] | None
 
     def __init__(self, hidden: Sequence[int] = (20,), activation: str = "sigmoid", init_scale: ArrayLike | None = 0.01):
-        self.hidden = tuple(check_positive_int(width, "hidden[i]") for width in hidden)
+        self.hidden = tuple(count(width, "hidden[i]") for width in hidden)
         self.activation = check_activation(activation)
         self.init_scale = check_init_scale(init_scale)
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import check_positive_int, default_float
+from .._checks import count
+from .._tree import default_float
 from ._architecture import AbstractArchitecture, Site, draw_layer, unchanged
 from ._convnet import convolve
 
@@ -63,8 +64,8 @@ class ResNet(AbstractArchitecture):
     statistics: Params | None
 
     def __init__(self, blocks: Sequence[int], widths: Sequence[int], shortcut: str = "projection"):
-        self.blocks = tuple(check_positive_int(n, "blocks[i]") for n in blocks)
-        self.widths = tuple(check_positive_int(n, "widths[i]") for n in widths)
+        self.blocks = tuple(count(n, "blocks[i]") for n in blocks)
+        self.widths = tuple(count(n, "widths[i]") for n in widths)
         if not self.blocks or len(self.blocks) != len(self.widths):
             raise ValueError(f"Name one width per stage, got {len(self.widths)} for {len(self.blocks)} stages.")
         if shortcut not in ("projection", "pad"):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import check_positive_int
+from .._checks import count
 from ._architecture import Layer, draw_layer
 from ._convnet import convolve, max_pool
 
@@ -51,9 +51,9 @@ class UNet(eqx.Module):
     width: int = eqx.field(static=True)
 
     def __init__(self, channels_in: int = 4, channels_out: int = 3, width: int = 8):
-        self.channels_in = check_positive_int(channels_in, "channels_in")
-        self.channels_out = check_positive_int(channels_out, "channels_out")
-        self.width = check_positive_int(width, "width")
+        self.channels_in = count(channels_in, "channels_in")
+        self.channels_out = count(channels_out, "channels_out")
+        self.width = count(width, "width")
 
     def init(self, key: PRNGKeyArray) -> dict[str, Layer]:
         n = self.width

@@ -22,11 +22,7 @@ from ._lola import (
     LookAhead as LookAhead,
     TaylorLOLA as TaylorLOLA,
 )
-from ._optax import (
-    Optax as Optax,
-    as_gradient_optimizer as as_gradient_optimizer,
-    as_optimizer as as_optimizer,
-)
+from .._optax import Optax as Optax, as_gradient_optimizer as as_gradient_optimizer, as_optimizer as as_optimizer
 from ._optimistic import OptimisticGradient as OptimisticGradient, OptimisticState as OptimisticState
 from ._play import AbstractPlay as AbstractPlay, Alternating as Alternating, Simultaneous as Simultaneous
 from ._presets import (

@@ -8,17 +8,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
+from .._checks import scalar
+from .._optax import as_gradient_optimizer
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample
-from ._arrays import as_scalar
-from ._optax import as_gradient_optimizer
 from ._presets import sgd
 
 
 def as_base(optimizer: Any) -> AbstractGradientOptimizer:
     """A learning rate is gradient descent with it; a gradient optimizer or an Optax transformation is itself."""
     if isinstance(optimizer, float | np.floating) or eqx.is_inexact_array(optimizer):
-        return sgd(as_scalar(optimizer))
+        return sgd(scalar(optimizer))
     return as_gradient_optimizer(optimizer)
 
 
@@ -26,7 +26,7 @@ class AbstractAdjustedGradient(AbstractOptimizer):
     r"""A step of `optimizer` along an adjusted joint gradient $\tilde g(\theta)$.
 
     With a learning rate in its place: $\theta \leftarrow \theta - \alpha\, \tilde g(\theta)$. A subclass says what the
-    adjustment is. In `StepInfo.num_gradients` a product with the game Jacobian counts two.
+    adjustment is. In `StepInfo.cost.gradients` a product with the game Jacobian counts two.
     """
 
     optimizer: eqx.AbstractVar[AbstractGradientOptimizer]
@@ -47,4 +47,4 @@ class AbstractAdjustedGradient(AbstractOptimizer):
         sample = jax.tree.map(lambda x: x[0], samples)
         losses, gradients, num_gradients = self.adjusted_gradient(problem, players, sample)
         updates, state = self.optimizer.update(gradients, state, players)
-        return apply_updates(players, updates), state, StepInfo(losses, num_gradients)
+        return apply_updates(players, updates), state, StepInfo(losses, Cost(num_gradients))

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._checks import scalar
 from .._optimizer import AbstractGradientOptimizer
-from ._arrays import Scalar, as_scalar, widen
+from .._tree import Scalar, upcast
 
 
 class AnchoringState(eqx.Module):
@@ -55,11 +56,11 @@ class Anchoring(AbstractGradientOptimizer):
     anchoring: Float[Array, ""]
 
     def __init__(self, learning_rate: Scalar = 1.0, power: Scalar = 0.55, anchoring: Scalar = 2.0):
-        self.learning_rate, self.power = as_scalar(learning_rate), as_scalar(power)
-        self.anchoring = as_scalar(anchoring)
+        self.learning_rate, self.power = scalar(learning_rate), scalar(power)
+        self.anchoring = scalar(anchoring)
 
     def init_update(self, params: PyTree) -> AnchoringState:
-        return AnchoringState(widen(params), jnp.array(0))
+        return AnchoringState(upcast(params), jnp.array(0))
 
     def update(self, gradients: PyTree, state: Any, params: PyTree, **extra: Any) -> tuple[PyTree, AnchoringState]:
         del extra

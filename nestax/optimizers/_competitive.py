@@ -6,9 +6,11 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, joint_gradient
-from ._arrays import add_scaled, as_scalar, widen
+from .._checks import scalar
+from .._gradients import joint_gradient
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import add_scaled, upcast
 from ._linear import solve_normal
 from ._play import own_gradient, replace_player
 
@@ -27,7 +29,7 @@ class CompetitiveGradientDescent(AbstractOptimizer):
     \partial_y L_2)$.
 
     The system is solved without matrices, by conjugate gradients on the normal equations, which for a zero-sum game has
-    the spectrum that the source's elimination has. In float32 at least. `StepInfo.num_gradients` counts each product
+    the spectrum that the source's elimination has. In float32 at least. `StepInfo.cost.gradients` counts each product
     as two gradients: $3 + 4 k$ for $k$ iterations, and `StepInfo.aux` is $k$.
 
     **Arguments:**
@@ -48,8 +50,8 @@ class CompetitiveGradientDescent(AbstractOptimizer):
     Letcher, Schäfer, Shi and Anandkumar, "Polymatrix competitive gradient descent" (2021).
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
-    tolerance: Float[Array, ""] = eqx.field(converter=as_scalar, default=1e-6)
+    learning_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    tolerance: Float[Array, ""] = eqx.field(converter=scalar, default=1e-6)
     max_steps: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):
@@ -69,23 +71,23 @@ class CompetitiveGradientDescent(AbstractOptimizer):
         def interaction(others: Players) -> Players:
             """Each player's own gradient as a function of the others alone: its Jacobian is `J_o`."""
             others = jax.tree.map(lambda x, dtype: x.astype(dtype), others, dtypes)
-            return widen(
+            return upcast(
                 tuple(
                     own_gradient(problem, replace_player(others, i, players[i]), sample, i)[1]
                     for i in range(len(players))
                 )
             )
 
-        start = widen(players)
+        start = upcast(players)
         _, forward = jax.linearize(interaction, start)
         _, pullback = jax.vjp(interaction, start)
         rate = self.learning_rate
         update, num_steps = solve_normal(
             lambda u: add_scaled(u, rate, forward(u)),
             lambda u: add_scaled(u, rate, pullback(u)[0]),
-            widen(gradient),
+            upcast(gradient),
             self.tolerance,
             self.max_steps,
         )
-        info = StepInfo(losses, num_gradients=3 + 4 * num_steps, aux=num_steps)
+        info = StepInfo(losses, Cost(gradients=3 + 4 * num_steps), aux=num_steps)
         return add_scaled(players, -rate, update), state, info

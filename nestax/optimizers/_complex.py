@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from ._arrays import wide
+from .._tree import upcast_dtype
 
 Real = float | Float[Array, ""]
 Complex = float | complex | Inexact[Array, ""]
@@ -176,12 +176,12 @@ def complex_adam(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def second_moment(g, v):
-            dtype = wide(v.dtype)
+            dtype = upcast_dtype(v.dtype)
             decay, g = _cast(b2, dtype), g.astype(dtype)
             return (decay * v.astype(dtype) + (1 - decay) * g * g).astype(v.dtype)
 
         def step(g, r, v):
-            dtype = wide(v.dtype)
+            dtype = upcast_dtype(v.dtype)
             correction = 1 - _cast(b2, dtype) ** count.astype(dtype)
             scale = jnp.sqrt(v.astype(dtype) / correction + _cast(eps_root, dtype)) + _cast(eps, dtype)
             return (_cast(rate, dtype) * r.astype(dtype) / scale).astype(jnp.result_type(g))
@@ -198,7 +198,7 @@ def _cast(value: Any, dtype: Any) -> Array:
 
 def _real_part(rate: Any, real: Array, imag: Array) -> Array:
     """The real part of `rate * (real + i imag)`."""
-    dtype = wide(real.dtype)
+    dtype = upcast_dtype(real.dtype)
     if not jnp.issubdtype(jnp.result_type(rate), jnp.complexfloating):
         return _cast(rate, dtype) * real.astype(dtype)
     return _cast(jnp.real(rate), dtype) * real.astype(dtype) - _cast(jnp.imag(rate), dtype) * imag.astype(dtype)
@@ -266,12 +266,12 @@ def _init_real(params: PyTree) -> tuple[PyTree, PyTree]:
 
 def _advance_real(beta: tuple[Any, Any], gradients: PyTree, buffer: tuple[PyTree, PyTree]):
     def real_part(g, r, i):
-        dtype = wide(r.dtype)
+        dtype = upcast_dtype(r.dtype)
         a, b = _cast(beta[0], dtype), _cast(beta[1], dtype)
         return (a * r.astype(dtype) - b * i.astype(dtype) - g.astype(dtype)).astype(r.dtype)
 
     def imaginary_part(r, i):
-        dtype = wide(r.dtype)
+        dtype = upcast_dtype(r.dtype)
         a, b = _cast(beta[0], dtype), _cast(beta[1], dtype)
         return (b * r.astype(dtype) + a * i.astype(dtype)).astype(r.dtype)
 

@@ -3,10 +3,12 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from .._checks import scalar
+from .._gradients import game_vjp, joint_gradient
 from .._optimizer import AbstractGradientOptimizer
-from .._problem import AbstractProblem, Players, Sample, game_vjp, joint_gradient
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import add_scaled
 from ._adjusted import AbstractAdjustedGradient, as_base
-from ._arrays import add_scaled, as_scalar
 
 
 class ConsensusOptimization(AbstractAdjustedGradient):
@@ -38,7 +40,7 @@ class ConsensusOptimization(AbstractAdjustedGradient):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    regularization: Float[Array, ""] = eqx.field(converter=as_scalar)
+    regularization: Float[Array, ""] = eqx.field(converter=scalar)
 
     def adjusted_gradient(self, problem: AbstractProblem, players: Players, sample: Sample):
         losses, gradient = joint_gradient(problem, players, sample)

@@ -6,7 +6,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from ._optax import Optax
+from .._optax import Optax
 
 
 class PowerDecay(eqx.Module):

@@ -6,9 +6,11 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, joint_gradient
-from ._arrays import Scalar, add_scaled, as_scalar
+from .._checks import scalar
+from .._gradients import joint_gradient
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import Scalar, add_scaled
 
 
 class Extragradient(AbstractOptimizer):
@@ -43,8 +45,8 @@ class Extragradient(AbstractOptimizer):
     independent_samples: bool = eqx.field(static=True)
 
     def __init__(self, learning_rate: Scalar, extrapolation: Scalar | None = None, independent_samples: bool = False):
-        self.learning_rate = as_scalar(learning_rate)
-        self.extrapolation = self.learning_rate if extrapolation is None else as_scalar(extrapolation)
+        self.learning_rate = scalar(learning_rate)
+        self.extrapolation = self.learning_rate if extrapolation is None else scalar(extrapolation)
         self.independent_samples = independent_samples
 
     @property
@@ -60,4 +62,4 @@ class Extragradient(AbstractOptimizer):
         losses, gradient = joint_gradient(problem, players, jax.tree.map(lambda x: x[0], samples))
         ahead = add_scaled(players, -self.extrapolation, gradient)
         _, gradient = joint_gradient(problem, ahead, jax.tree.map(lambda x: x[-1], samples))
-        return add_scaled(players, -self.learning_rate, gradient), state, StepInfo(losses, num_gradients=2)
+        return add_scaled(players, -self.learning_rate, gradient), state, StepInfo(losses, Cost(gradients=2))

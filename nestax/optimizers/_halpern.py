@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses
-from ._arrays import Scalar, widen
+from .._gradients import evaluate_losses
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample
+from .._resolvent import toward_anchor
+from .._tree import Scalar, upcast
 from ._resolvents import AbstractResolventSolver, Resolvent
 
 
@@ -21,16 +23,6 @@ class HalpernState(eqx.Module):
     prepared: PyTree
     # changes
     count: Int[Array, ""]
-
-
-def toward_anchor(anchor: Players, players: Players, count: Int[Array, ""]) -> Players:
-    """`anchor / (count + 1) + count / (count + 1) * players`, in the dtypes of `players`."""
-
-    def leaf(a, p):
-        weight = 1 / (count + 1).astype(a.dtype)
-        return (weight * a + (1 - weight) * p.astype(a.dtype)).astype(p.dtype)
-
-    return jax.tree.map(leaf, anchor, players)
 
 
 class Halpern(AbstractOptimizer):
@@ -49,7 +41,7 @@ class Halpern(AbstractOptimizer):
     - `resolvent`: how the resolvent is computed. Default `None`: in closed form, as `BilinearGame`, `QuadraticGame`,
       `Saddle` and `RotatedSaddle` have it. For other problems `NewtonResolvent` or `FixedPointResolvent`.
 
-    **Cost** per step: one resolvent, in `StepInfo.num_resolvents`, and the joint gradients that a general solver takes
+    **Cost** per step: one resolvent, in `StepInfo.cost.resolvents`, and the joint gradients that a general solver takes
     for it. The reported losses are not part of the method and are not counted.
 
     **Raises** `ValueError` for an `alpha` that is not positive, and for a problem without a resolvent.
@@ -76,7 +68,7 @@ class Halpern(AbstractOptimizer):
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> HalpernState:
         del key
-        return HalpernState(widen(players), self.implicit.prepare(problem), jnp.array(1))
+        return HalpernState(upcast(players), self.implicit.prepare(problem), jnp.array(1))
 
     def step(
         self, problem: AbstractProblem, players: Players, state: Any, samples: Sample
@@ -86,4 +78,4 @@ class Halpern(AbstractOptimizer):
         image, num_gradients = self.implicit(problem, players, sample, state.prepared)
         players = toward_anchor(state.anchor, image, state.count)
         state = HalpernState(state.anchor, state.prepared, state.count + 1)
-        return players, state, StepInfo(losses, num_gradients, num_resolvents=1)
+        return players, state, StepInfo(losses, Cost(num_gradients, resolvents=1))

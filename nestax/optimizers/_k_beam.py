@@ -7,20 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, evaluate_losses
-from ._arrays import Scalar, add_scaled, as_scalar
+from .._checks import scalar
+from .._gradients import evaluate_losses
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample, check_zero_sum
+from .._tree import Scalar, add_scaled
 from ._play import own_gradient
-
-
-def check_minimax(problem: AbstractProblem, players: Players, name: str) -> None:
-    """Raises `ValueError` unless this is a zero-sum game of two players."""
-    if not isinstance(problem, AbstractMinimax) or len(players) != 2:
-        raise ValueError(
-            f"{name} is for zero-sum games of two players, got {type(problem).__name__} with {len(players)} player(s). "
-            "Derive the problem from `nestax.AbstractMinimax` and state its payoff, or take a method for general games "
-            "such as Extragradient."
-        )
 
 
 class KBeamState(eqx.Module):
@@ -82,14 +74,14 @@ class KBeam(AbstractOptimizer):
         decay: Scalar = 0.5,
         box: tuple[Scalar, Scalar] | None = None,
     ):
-        self.learning_rate, self.decay = as_scalar(learning_rate), as_scalar(decay)
+        self.learning_rate, self.decay = scalar(learning_rate), scalar(decay)
         self.num_candidates = num_candidates
-        self.box = None if box is None else (as_scalar(box[0]), as_scalar(box[1]))
+        self.box = None if box is None else (scalar(box[0]), scalar(box[1]))
         if isinstance(num_candidates, bool) or not isinstance(num_candidates, int) or num_candidates < 1:
             raise ValueError(f"`num_candidates` must be an integer of at least 1, got {num_candidates!r}.")
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> KBeamState:
-        check_minimax(problem, players, "KBeam")
+        check_zero_sum(problem, "KBeam", players)
         drawn = [problem.init(k)[1] for k in jax.random.split(key, self.num_candidates)[1:]]
         candidates = jax.tree.map(lambda first, *rest: jnp.stack([first, *rest]), players[1], *drawn)
         return KBeamState(candidates, jnp.array(0), jnp.array(0))
@@ -97,7 +89,7 @@ class KBeam(AbstractOptimizer):
     def step(
         self, problem: AbstractProblem, players: Players, state: Any, samples: Sample
     ) -> tuple[Players, KBeamState, StepInfo]:
-        check_minimax(problem, players, "KBeam")
+        check_zero_sum(problem, "KBeam", players)
         sample = jax.tree.map(lambda x: x[0], samples)
         x, y = players
         losses = jnp.stack(evaluate_losses(problem, players, sample))
@@ -121,7 +113,7 @@ class KBeam(AbstractOptimizer):
         candidates = jax.vmap(ascend)(candidates)
         shown = worst(x, candidates)
         y = jax.tree.map(lambda all: all[shown], candidates)
-        info = StepInfo(losses, num_gradients=1 + self.num_candidates, num_losses=2 * self.num_candidates)
+        info = StepInfo(losses, Cost(gradients=1 + self.num_candidates, losses=2 * self.num_candidates))
         return (x, y), KBeamState(candidates, shown.astype(state.shown.dtype), count), info
 
     def _clip(self, tree: PyTree) -> PyTree:

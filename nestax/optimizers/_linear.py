@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._arrays import add_scaled, dot
+from .._tree import add_scaled, dot
 
 
 def solve_normal(

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
-from ._arrays import wide
+from .._tree import upcast_dtype
 from ._complex import check_has_complex_dtype, check_inside_unit_circle, check_real_params, complex_dtype
 
 
@@ -72,13 +72,13 @@ def linked_momentum(
         return jax.tree.map(lambda p: jnp.zeros((num, *jnp.shape(p)), buffer_dtype(jnp.result_type(p))), params)
 
     def advance(g: Array, buffers: Array) -> Array:
-        dtype = wide(buffers.dtype)
+        dtype = upcast_dtype(buffers.dtype)
         weights, links = gradient_weights.astype(dtype), matrix.astype(dtype)
         linked = jnp.tensordot(links, buffers.astype(dtype), ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
         return (linked - jnp.tensordot(weights, g.astype(dtype), 0)).astype(buffers.dtype)
 
     def output(g: Array, buffers: Array) -> Array:
-        dtype = wide(buffers.dtype)
+        dtype = upcast_dtype(buffers.dtype)
         weights = output_weights.astype(dtype)
         total = jnp.tensordot(weights, buffers.astype(dtype), ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
         return jnp.real(total).astype(g.dtype)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import scalar
+from .._gradients import evaluate_losses
 from .._optimizer import AbstractGradientOptimizer
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import add_scaled, dot, upcast_dtype
 from ._adjusted import AbstractAdjustedGradient, as_base
-from ._arrays import add_scaled, as_scalar, dot, wide
 from ._play import own_gradient, replace_player
 
 
@@ -55,7 +57,7 @@ class AbstractAnticipation(AbstractAdjustedGradient):
                 effect = jax.lax.stop_gradient(effect) if hold_effect else effect
                 step = jax.lax.stop_gradient(step) if hold_step else step
                 product = dot(effect, step)
-                loss = loss.astype(wide(loss.dtype))
+                loss = loss.astype(upcast_dtype(loss.dtype))
                 loss = loss - (self.opponent_rate.astype(product.dtype) * product).astype(loss.dtype)
         return loss
 
@@ -88,7 +90,7 @@ class LOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=True, hold_step=False)
@@ -117,7 +119,7 @@ class LookAhead(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=True)
@@ -142,7 +144,7 @@ class TaylorLOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=False)
@@ -168,7 +170,7 @@ class ExactLOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
 
     def anticipated_loss(self, problem, players, sample, i):
         ahead = tuple(

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._checks import scalar
 from .._optimizer import AbstractGradientOptimizer
-from ._arrays import Scalar, as_scalar, widen
+from .._tree import Scalar, upcast
 
 
 class OptimisticState(eqx.Module):
@@ -47,15 +48,15 @@ class OptimisticGradient(AbstractGradientOptimizer):
     extrapolation: Float[Array, ""]
 
     def __init__(self, learning_rate: Scalar, extrapolation: Scalar | None = None):
-        self.learning_rate = as_scalar(learning_rate)
-        self.extrapolation = self.learning_rate if extrapolation is None else as_scalar(extrapolation)
+        self.learning_rate = scalar(learning_rate)
+        self.extrapolation = self.learning_rate if extrapolation is None else scalar(extrapolation)
 
     def init_update(self, params: PyTree) -> OptimisticState:
-        return OptimisticState(jax.tree.map(jnp.zeros_like, widen(params)), jnp.array(False))
+        return OptimisticState(jax.tree.map(jnp.zeros_like, upcast(params)), jnp.array(False))
 
     def update(self, gradients: PyTree, state: Any, params: PyTree, **extra: Any) -> tuple[PyTree, OptimisticState]:
         del params, extra
-        gradients = widen(gradients)
+        gradients = upcast(gradients)
 
         def leaf(g, previous):
             previous = jnp.where(state.started, previous, g)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, StepInfo, apply_updates
-from .._problem import AbstractProblem, Players, Sample, evaluate_losses, joint_gradient
-from ._optax import as_gradient_optimizer
+from .._gradients import evaluate_losses, joint_gradient
+from .._optax import as_gradient_optimizer
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates
+from .._problem import AbstractProblem, Players, Sample
 
 
 def replace_player(players: Players, i: int, own: PyTree) -> Players:
@@ -114,7 +115,7 @@ class Alternating(AbstractPlay):
     $\theta_i \leftarrow \theta_i + u_i(\partial_i L_i(\theta_1^+, \dots, \theta_{i-1}^+, \theta_i, \dots, \theta_n))$,
     all on the step's one sample. Only the moving player's gradient is computed.
 
-    **Cost.** Every point at which a gradient is evaluated counts one in `StepInfo.num_gradients`, so a step of $n$
+    **Cost.** Every point at which a gradient is evaluated counts one in `StepInfo.cost.gradients`, so a step of $n$
     players counts $n$, as in Lorraine et al. (2022), although together these are about the work of one joint gradient
     ($n$ reverse passes). Comparisons per gradient therefore never flatter alternating play.
 
@@ -148,4 +149,4 @@ class Alternating(AbstractPlay):
             players = replace_player(players, i, own)
             new_state.append(own_state)
         assert at_start is not None  # there is a player
-        return players, tuple(new_state), StepInfo(at_start, num_gradients=len(players))
+        return players, tuple(new_state), StepInfo(at_start, Cost(gradients=len(players)))

@@ -3,7 +3,7 @@
 import optax
 from jaxtyping import Array, Float
 
-from ._optax import Optax
+from .._optax import Optax
 
 LearningRate = float | Float[Array, ""]
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .._problem import AbstractProblem, Players, Sample, check_step_size, joint_gradient
-from ._arrays import add_scaled, widen
+from .._gradients import joint_gradient
+from .._problem import AbstractProblem, Players, Sample
+from .._resolvent import check_step_size
+from .._tree import add_scaled, upcast
 
 
 class AbstractResolventSolver(eqx.Module):
@@ -52,7 +54,7 @@ def _check_num_steps(num_steps: int) -> None:
 def _gradient(problem: AbstractProblem, players: Players, sample: Sample, like: Players) -> Players:
     """The joint gradient at wide players, evaluated in the dtypes of `like`."""
     narrow = jax.tree.map(lambda x, p: x.astype(p.dtype), players, like)
-    return widen(joint_gradient(problem, narrow, sample)[1])
+    return upcast(joint_gradient(problem, narrow, sample)[1])
 
 
 class FixedPointResolvent(AbstractResolventSolver):
@@ -73,7 +75,7 @@ class FixedPointResolvent(AbstractResolventSolver):
     >>> solver = nx.optimizers.FixedPointResolvent(num_steps=10)
     >>> optimizer = nx.optimizers.Halpern(0.2, resolvent=solver)  # on a problem without a closed form
     >>> solution = nx.solve(nx.problems.DiracGAN(), optimizer, num_steps=10, key=jax.random.key(0))
-    >>> int(solution.info.num_gradients[0]), int(solution.info.num_resolvents[0])
+    >>> int(solution.info.cost.gradients[0]), int(solution.info.cost.resolvents[0])
     (10, 1)
 
     ```
@@ -88,7 +90,7 @@ class FixedPointResolvent(AbstractResolventSolver):
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any
     ) -> tuple[Players, int]:
         del prepared
-        start = widen(players)
+        start = upcast(players)
 
         def iterate(p, _):
             return add_scaled(start, -step_size, _gradient(problem, p, sample, players)), None
@@ -128,7 +130,7 @@ class NewtonResolvent(AbstractResolventSolver):
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any
     ) -> tuple[Players, int]:
         del prepared
-        start, unravel = ravel_pytree(widen(players))
+        start, unravel = ravel_pytree(upcast(players))
         alpha = step_size.astype(start.dtype)
 
         def excess(p):

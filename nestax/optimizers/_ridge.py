@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample, joint_gradient
-from ._arrays import Scalar, add_scaled, as_scalar, widen
+from .._checks import scalar
+from .._gradients import joint_gradient
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import Scalar, add_scaled, upcast
 from ._linear import solve_normal
 from ._play import own_gradient
 
@@ -34,7 +36,7 @@ class FollowTheRidge(AbstractOptimizer):
 
     The leader is the first player. The inverse is applied without matrices, by conjugate gradients on
     $((\partial_{yy} f)^2 + \rho I)\, s = \partial_{yy} f\, b$, since $\partial_{yy} f$ need not be definite on the way.
-    In float32 at least. `StepInfo.num_gradients` counts each product as two gradients: $5 + 4 k$ for $k$ iterations,
+    In float32 at least. `StepInfo.cost.gradients` counts each product as two gradients: $5 + 4 k$ for $k$ iterations,
     and `StepInfo.aux` is $k$.
 
     The leader follows its partial derivative, as in the source's Algorithm 1. In a general-sum game, where
@@ -76,10 +78,10 @@ class FollowTheRidge(AbstractOptimizer):
         tolerance: Scalar = 1e-6,
         max_steps: int = 100,
     ):
-        self.learning_rate = as_scalar(learning_rate)
-        self.follower_rate = self.learning_rate if follower_rate is None else as_scalar(follower_rate)
-        self.damping = as_scalar(damping)
-        self.tolerance = as_scalar(tolerance)
+        self.learning_rate = scalar(learning_rate)
+        self.follower_rate = self.learning_rate if follower_rate is None else scalar(follower_rate)
+        self.damping = scalar(damping)
+        self.tolerance = scalar(tolerance)
         self.max_steps = max_steps
 
     def __check_init__(self):
@@ -100,9 +102,9 @@ class FollowTheRidge(AbstractOptimizer):
 
         def follower_gradient(wide_players: Players):
             narrow = jax.tree.map(lambda x, dtype: x.astype(dtype), wide_players, dtypes)
-            return widen(own_gradient(problem, narrow, sample, 1)[1])
+            return upcast(own_gradient(problem, narrow, sample, 1)[1])
 
-        start = widen(players)
+        start = upcast(players)
         _, along = jax.linearize(follower_gradient, start)
         nothing = jax.tree.map(jnp.zeros_like, start)
 
@@ -110,11 +112,11 @@ class FollowTheRidge(AbstractOptimizer):
             return along((nothing[0], v))
 
         # Both factors change sign from f to the follower's loss -f, so the product does not.
-        drift = along((widen(leaders), nothing[1]))
+        drift = along((upcast(leaders), nothing[1]))
         correction, num_steps = solve_normal(hessian, hessian, drift, self.tolerance, self.max_steps, self.damping)
         leader = add_scaled(players[0], -self.learning_rate, leaders)
-        follower = add_scaled(widen(players[1]), -self.follower_rate, followers)
+        follower = add_scaled(upcast(players[1]), -self.follower_rate, followers)
         follower = add_scaled(follower, self.learning_rate, correction)
         follower = jax.tree.map(lambda x, p: x.astype(p.dtype), follower, players[1])
-        info = StepInfo(losses, num_gradients=5 + 4 * num_steps, aux=num_steps)
+        info = StepInfo(losses, Cost(gradients=5 + 4 * num_steps), aux=num_steps)
         return (leader, follower), state, info

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._optimizer import AbstractOptimizer, StepInfo
-from .._problem import AbstractProblem, Players, Sample
-from ._arrays import add_scaled, as_scalar
-from ._k_beam import check_minimax
+from .._checks import scalar
+from .._optimizer import AbstractOptimizer, Cost, StepInfo
+from .._problem import AbstractProblem, Players, Sample, check_zero_sum
+from .._tree import add_scaled
 from ._play import own_gradient
 
 
@@ -42,11 +42,11 @@ class SwappedGradient(AbstractOptimizer):
     ```
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=as_scalar)
+    learning_rate: Float[Array, ""] = eqx.field(converter=scalar)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> None:
         del key
-        check_minimax(problem, players, "SwappedGradient")
+        check_zero_sum(problem, "SwappedGradient", players)
         x, y = (jax.tree.map(lambda p: (p.shape, p.dtype), player) for player in players)
         if jax.tree.structure(players[0]) != jax.tree.structure(players[1]) or x != y:
             raise ValueError(
@@ -64,4 +64,4 @@ class SwappedGradient(AbstractOptimizer):
         x = add_scaled(x, -self.learning_rate, gradient)
         _, gradient = own_gradient(problem, (x, y), sample, 0)
         y = add_scaled(y, self.learning_rate, gradient)
-        return (x, y), state, StepInfo(losses, num_gradients=2)
+        return (x, y), state, StepInfo(losses, Cost(gradients=2))

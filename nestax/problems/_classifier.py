@@ -4,7 +4,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem, Sample, common_dtype
+from .._problem import AbstractProblem, Sample
+from .._tree import common_dtype
 from ..data import Dataset
 from ..networks import AbstractArchitecture
 from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct

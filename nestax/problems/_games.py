@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from .._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
+from .._checks import check_finite, count, is_concrete
 from .._problem import AbstractDeterministicProblem, AbstractMinimax
+from .._tree import as_float_array, default_float
 
 
 class DiracGAN(AbstractMinimax, AbstractDeterministicProblem):
@@ -150,7 +151,7 @@ def random_interpolated_game(
     gamma_max = as_float_array(gamma_max)
     if gamma_max.ndim != 0 or (is_concrete(gamma_max) and not 0 <= gamma_max <= 1):
         raise ValueError(f"`gamma_max` must be a number between 0 and 1, got {gamma_max}.")
-    draw = jax.random.uniform(key, (check_positive_int(dim, "dim"),), gamma_max.dtype)
+    draw = jax.random.uniform(key, (count(dim, "dim"),), gamma_max.dtype)
     return InterpolatedGame(gamma_max * draw, half=half)
 
 

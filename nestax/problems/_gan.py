@@ -1,14 +1,15 @@
 """Generative adversarial networks: what all of them share, and their losses."""
 
 import abc
-import difflib
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._problem import AbstractProblem, Players, Sample, common_dtype
+from .._checks import unknown_name
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import common_dtype
 
 Losses = tuple[Float[Array, ""], Float[Array, ""]]
 Logits = tuple[Float[Array, " batch"], Float[Array, " batch"]]
@@ -117,9 +118,7 @@ def as_gan_loss(loss: AbstractGANLoss | str) -> AbstractGANLoss:
     if isinstance(loss, AbstractGANLoss):
         return loss
     if not isinstance(loss, str) or loss not in GAN_LOSSES:
-        near = difflib.get_close_matches(str(loss).lower(), GAN_LOSSES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`loss` must be an `AbstractGANLoss` or one of {', '.join(GAN_LOSSES)}, got {loss!r}.{hint}")
+        raise unknown_name("`loss`", loss, GAN_LOSSES, ", or an `AbstractGANLoss`")
     return GAN_LOSSES[loss]()
 
 

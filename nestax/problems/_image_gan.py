@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._arrays import check_positive_int, default_float
-from .._problem import common_dtype
+from .._checks import count
+from .._tree import common_dtype, default_float
 from ..data import Dataset
 from ..networks import Layer, convolve, draw_layer
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
@@ -92,9 +92,9 @@ class ImageGAN(AbstractGAN):
     ):
         self.dataset = _check_images(check_dataset(dataset, dataset))
         self.loss = as_gan_loss(loss)
-        self.width = check_positive_int(width, "width")
-        self.latent_dim = check_positive_int(latent_dim, "latent_dim")
-        self.batch_size = check_positive_int(batch_size, "batch_size")
+        self.width = count(width, "width")
+        self.latent_dim = count(latent_dim, "latent_dim")
+        self.batch_size = count(batch_size, "batch_size")
 
     def init(self, key: PRNGKeyArray) -> tuple[Network, Network]:
         generator_key, discriminator_key = jax.random.split(key)
@@ -120,7 +120,7 @@ class ImageGAN(AbstractGAN):
         - `labels`: the classes to generate, shape `(num,)`. Default `None`: drawn uniformly.
         """
         latent_key, label_key = jax.random.split(key)
-        num, num_classes = check_positive_int(num, "num"), self.dataset.num_classes
+        num, num_classes = count(num, "num"), self.dataset.num_classes
         if labels is None:
             labels = jax.random.randint(label_key, (num,), 0, num_classes, jnp.int32)
         elif labels.shape != (num,):

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._arrays import as_float_array, default_float, is_concrete
-from .._problem import AbstractProblem, Sample, common_dtype
+from .._checks import is_concrete
+from .._problem import AbstractProblem, Sample
+from .._tree import as_float_array, common_dtype, default_float
 from ..data import Dataset
 from ._supervised import check_batch_size, cross_entropy, draw_batch, fraction_correct
 

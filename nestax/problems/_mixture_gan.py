@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._arrays import as_float_array, check_positive_int, is_concrete
-from .._problem import common_dtype
+from .._checks import count, is_concrete
+from .._tree import as_float_array, common_dtype
 from ..networks import MLP, AbstractArchitecture
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 
@@ -105,9 +105,9 @@ class MixtureGAN(AbstractGAN):
         self.generator = _as_network(generator, "generator")
         self.discriminator = _as_network(discriminator, "discriminator")
         self.std, self.radius = _as_positive(std, "std"), _as_positive(radius, "radius")
-        self.num_modes = check_positive_int(num_modes, "num_modes")
-        self.latent_dim = check_positive_int(latent_dim, "latent_dim")
-        self.batch_size = check_positive_int(batch_size, "batch_size")
+        self.num_modes = count(num_modes, "num_modes")
+        self.latent_dim = count(latent_dim, "latent_dim")
+        self.batch_size = count(batch_size, "batch_size")
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         generator_key, discriminator_key = jax.random.split(key)
@@ -122,13 +122,13 @@ class MixtureGAN(AbstractGAN):
 
     def generate(self, players: tuple[PyTree, PyTree], key: PRNGKeyArray, num: int) -> Float[Array, "num 2"]:
         """`num` points from the generator, in the dtype of its parameters."""
-        latent = jax.random.normal(key, (check_positive_int(num, "num"), self.latent_dim), self.std.dtype)
+        latent = jax.random.normal(key, (count(num, "num"), self.latent_dim), self.std.dtype)
         return self.generator(players[0], latent.astype(common_dtype(players[0])))
 
     def real(self, key: PRNGKeyArray, num: int) -> Float[Array, "num 2"]:
         """`num` points from the mixture, in the dtype of `std`."""
         mode_key, noise_key = jax.random.split(key)
-        modes = jax.random.randint(mode_key, (check_positive_int(num, "num"),), 0, self.num_modes, jnp.int32)
+        modes = jax.random.randint(mode_key, (count(num, "num"),), 0, self.num_modes, jnp.int32)
         return self.centres[modes] + self.std * jax.random.normal(noise_key, (num, 2), self.std.dtype)
 
     @property

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import check_positive_int
-from .._problem import AbstractNestedModel, NestedSample, Sample, common_dtype
+from .._checks import count
+from .._nested import AbstractNestedModel, NestedSample
+from .._problem import Sample
+from .._tree import common_dtype
 from ..data import Corpus, Dataset
 from ..hyperparameters import AbstractHyperparameters, Batch, Values, add_up
 from ..networks import AbstractArchitecture, LSTMLanguageModel, LSTMState, unchanged
@@ -193,7 +195,7 @@ class NestedLanguageModel(AbstractNestedModel):
         batch_size: int | None = 40,
         valid_batch_size: int | None = 40,
     ):
-        self.length = check_positive_int(length, "length")
+        self.length = count(length, "length")
         for name, text in (("train", train), ("valid", valid)):
             if not isinstance(text, Corpus):
                 raise ValueError(f"`{name}` must be a `nestax.data.Corpus`, got a {type(text).__name__}.")

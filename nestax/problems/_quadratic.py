@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import as_float_array, check_finite, check_positive_int, is_concrete
+from .._checks import check_finite, count, is_concrete
 from .._problem import AbstractDeterministicProblem
+from .._tree import as_float_array
 
 
 class Quadratic(AbstractDeterministicProblem):
@@ -119,7 +120,7 @@ def random_quadratic(
 
 def _log_spaced(dim: int | None, condition_number: ArrayLike | None) -> Float[Array, " dim"]:
     assert condition_number is not None  # the caller has made sure
-    dim, condition_number = check_positive_int(dim, "dim"), as_float_array(condition_number)
+    dim, condition_number = count(dim, "dim"), as_float_array(condition_number)
     if condition_number.ndim != 0 or (is_concrete(condition_number) and not condition_number >= 1):
         raise ValueError(f"`condition_number` must be a number of at least 1, got {condition_number}.")
     return condition_number ** -jnp.linspace(1, 0, dim, dtype=condition_number.dtype)

@@ -6,8 +6,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from .._arrays import as_float_array, check_finite, check_positive_int, default_float, is_concrete
-from .._problem import AbstractResolvent, check_step_size
+from .._checks import check_finite, count, is_concrete
+from .._resolvent import AbstractResolvent, check_step_size
+from .._tree import as_float_array, default_float
 from ._saddle import AbstractSaddleProblem, Interval, Point, uniform_start
 
 Vectors = tuple[Float[Array, " rows"], Float[Array, " columns"]]
@@ -95,7 +96,7 @@ class BilinearGame(AbstractSaddleProblem):
         The games on which their safeguard is tested have `entries=(-8, 8), density=1`. At density 0.5 many small
         matrices are singular, so that the origin is not the only saddle point.
         """
-        shape = (check_positive_int(rows, "rows"), check_positive_int(columns, "columns"))
+        shape = (count(rows, "rows"), count(columns, "columns"))
         value_key, mask_key = jax.random.split(key)
         low, high = (as_float_array(x) for x in entries)
         values = jax.random.uniform(value_key, shape, low.dtype, low, high)
@@ -247,7 +248,7 @@ class QuadraticGame(AbstractSaddleProblem):
         **Arguments:** `condition`: $\kappa$, at least 1. `coupling`: the largest singular value of $A$: 0 makes two
         minimization problems of it, and well above 1 rotation dominates.
         """
-        rows, columns = check_positive_int(rows, "rows"), check_positive_int(columns, "columns")
+        rows, columns = count(rows, "rows"), count(columns, "columns")
         condition = as_float_array(condition)
         if is_concrete(condition) and not 1 <= condition < np.inf:
             raise ValueError(f"`condition` must be a finite number of at least 1, got {condition}.")

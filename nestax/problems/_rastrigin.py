@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import as_float_array, check_positive_int, is_concrete
+from .._checks import count, is_concrete
 from .._problem import AbstractDeterministicProblem
+from .._tree import as_float_array
 
 
 class Rastrigin(AbstractDeterministicProblem):
@@ -32,7 +33,7 @@ class Rastrigin(AbstractDeterministicProblem):
     dim: int = eqx.field(static=True)
 
     def __init__(self, dim: int, amplitude: ArrayLike = 10.0):
-        self.dim = check_positive_int(dim, "dim")
+        self.dim = count(dim, "dim")
         self.amplitude = as_float_array(amplitude)
         if self.amplitude.shape != () or (is_concrete(self.amplitude) and not 0 <= self.amplitude < jnp.inf):
             raise ValueError(f"`amplitude` must be a finite number of at least 0, got {amplitude}.")

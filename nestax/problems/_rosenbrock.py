@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._arrays import as_float_array, check_finite, check_positive_int, is_concrete
+from .._checks import check_finite, count, is_concrete
 from .._problem import AbstractDeterministicProblem
+from .._tree import as_float_array
 
 
 class Rosenbrock(AbstractDeterministicProblem):
@@ -36,7 +37,7 @@ class Rosenbrock(AbstractDeterministicProblem):
     dim: int = eqx.field(static=True)
 
     def __init__(self, dim: int = 2, a: ArrayLike = 1.0, b: ArrayLike = 100.0):
-        self.dim = check_positive_int(dim, "dim", at_least=2)
+        self.dim = count(dim, "dim", at_least=2)
         self.a, self.b = as_float_array(a), as_float_array(b)
         if self.a.shape != () or self.b.shape != ():
             raise ValueError(f"`a` and `b` must be scalars, got shapes {self.a.shape} and {self.b.shape}.")

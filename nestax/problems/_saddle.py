@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._arrays import as_float_array, check_finite, is_concrete
-from .._problem import AbstractDeterministicProblem, AbstractMinimax, AbstractResolvent, check_step_size
+from .._checks import check_finite, is_concrete
+from .._problem import AbstractDeterministicProblem, AbstractMinimax
+from .._resolvent import AbstractResolvent, check_step_size
+from .._tree import as_float_array
 
 Interval = tuple[ArrayLike, ArrayLike] | Float[Array, "2"]
 """Both ends, as a pair or as an array, which many intervals can share a compilation by."""

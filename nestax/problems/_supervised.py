@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._arrays import check_positive_int
+from .._checks import count
 from .._problem import Sample
 from ..data import Dataset
 
@@ -40,7 +40,7 @@ def fraction_correct(logits: Float[Array, "batch classes"], labels: Int[Array, "
 
 def check_batch_size(batch_size: int | None) -> int | None:
     """`batch_size` as an `int`, or `None`; raises `ValueError` for anything else."""
-    return None if batch_size is None else check_positive_int(batch_size, "batch_size")
+    return None if batch_size is None else count(batch_size, "batch_size")
 
 
 def check_dataset(dataset: Any, expected: Dataset) -> Dataset:

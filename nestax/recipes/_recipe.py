@@ -1,7 +1,6 @@
 """Recipes as data: a protocol at three scales, cells, how one cell is measured for one seed, and claims."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
+from .._checks import unknown_name
 from ._claims import Claim, Metrics
 
 SCALES = ("smoke", "laptop", "paper")
@@ -101,9 +101,7 @@ class Recipe:
 
     def protocol(self, scale: str) -> Any:
         if scale not in self.scales:
-            near = difflib.get_close_matches(scale, self.scales, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"Recipe '{self.name}' has no scale '{scale}'.{hint} Known: {', '.join(self.scales)}.")
+            raise unknown_name(f"scale of the recipe '{self.name}'", scale, self.scales)
         return self.scales[scale]
 
     def check(self, metrics: Metrics, scale: str) -> list[dict[str, Any]]:

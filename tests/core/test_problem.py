@@ -9,7 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import nestax as nx
-from nestax._problem import check_players, check_same_structure, evaluate_losses
+from nestax._gradients import evaluate_losses
+from nestax._problem import check_players
+from nestax._tree import check_same_structure
 
 from ..helpers import Bilinear, Chart, Quadratic, Trees
 

@@ -44,7 +44,7 @@ def test_a_run_of_many_chunks_equals_a_loop_by_hand(key):
     np.testing.assert_allclose(solution.losses[:, 0], losses, rtol=1e-11)
     assert solution.num_steps == num_steps
     assert solution.result == nx.RESULTS.successful
-    np.testing.assert_array_equal(solution.info.num_gradients, np.ones(num_steps))
+    np.testing.assert_array_equal(solution.info.cost.gradients, np.ones(num_steps))
 
 
 def test_records_are_means_sums_and_change_nothing_else(key):
@@ -55,8 +55,8 @@ def test_records_are_means_sums_and_change_nothing_else(key):
         assert_identical(thin.players, full.players)
         assert thin.losses.shape == (num_steps // every, 1)
         np.testing.assert_allclose(thin.losses, full.losses.reshape(-1, every, 1).mean(axis=1), rtol=1e-13)
-        np.testing.assert_array_equal(thin.info.num_gradients, np.full(num_steps // every, every))
-        np.testing.assert_array_equal(thin.info.num_losses, np.zeros(num_steps // every))
+        np.testing.assert_array_equal(thin.info.cost.gradients, np.full(num_steps // every, every))
+        np.testing.assert_array_equal(thin.info.cost.losses, np.zeros(num_steps // every))
         assert thin.num_steps == num_steps
 
 
@@ -68,7 +68,7 @@ class Reporter(nx.AbstractOptimizer):
 
     def step(self, problem, players, state, samples):
         aux = {"float": state.astype(float), "count": state, "flag": state % 4 == 3}
-        return players, state + 1, nx.StepInfo(jnp.stack(problem.losses(players, None)), 2, 5, aux)
+        return players, state + 1, nx.StepInfo(jnp.stack(problem.losses(players, None)), nx.Cost(2, 5), aux)
 
 
 def test_records_of_everything_else_are_the_last_value(key):
@@ -76,8 +76,8 @@ def test_records_of_everything_else_are_the_last_value(key):
     np.testing.assert_array_equal(solution.info.aux["float"], [1.5, 5.5, 9.5])
     np.testing.assert_array_equal(solution.info.aux["count"], [3, 7, 11])
     np.testing.assert_array_equal(solution.info.aux["flag"], [True] * 3)
-    np.testing.assert_array_equal(solution.info.num_gradients, [8] * 3)
-    np.testing.assert_array_equal(solution.info.num_losses, [20] * 3)
+    np.testing.assert_array_equal(solution.info.cost.gradients, [8] * 3)
+    np.testing.assert_array_equal(solution.info.cost.losses, [20] * 3)
     assert solution.losses.shape == (3, 2)
 
 
@@ -137,7 +137,7 @@ class Triple(nx.AbstractOptimizer):
         for _ in range(3):
             (a,), (b,) = (nx.joint_gradient(problem, players, s)[1] for s in (first, second))
             players = (players[0] - self.learning_rate * 0.5 * (a + b),)
-        return players, state, nx.StepInfo(start, 6)
+        return players, state, nx.StepInfo(start, nx.Cost(gradients=6))
 
 
 def test_several_samples_and_several_updates_per_step(key):
@@ -151,7 +151,7 @@ def test_several_samples_and_several_updates_per_step(key):
     np.testing.assert_allclose(solution.players[0], x, rtol=1e-11)
     assert solution.num_steps == 3_600
     assert solution.losses.shape == (calls, 1)
-    np.testing.assert_array_equal(solution.info.num_gradients, np.full(calls, 6))
+    np.testing.assert_array_equal(solution.info.cost.gradients, np.full(calls, 6))
 
 
 def test_a_million_steps_in_bounded_memory_and_time(key):
@@ -213,10 +213,10 @@ def test_a_failure_in_any_chunk(exponent, good):
     assert solution.players[0][0] == (-1) ** good * 2.0**1023
     assert solution.losses.shape == (3_000, 1)
     np.testing.assert_array_equal(jnp.isnan(solution.losses[:, 0]), np.arange(3_000) >= good)
-    np.testing.assert_array_equal(solution.info.num_gradients, np.arange(3_000) < good)
+    np.testing.assert_array_equal(solution.info.cost.gradients, np.arange(3_000) < good)
     thin = doubling(exponent, record_every=3_000)
     assert thin.losses.shape == (1, 1)
-    assert thin.info.num_gradients[0] == good
+    assert thin.info.cost.gradients[0] == good
 
 
 def test_a_failure_at_the_start():

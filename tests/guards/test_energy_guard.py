@@ -82,8 +82,8 @@ def test_the_rule_by_hand(slack):
         players, state, info = step(GAME, players, state, None)
         np.testing.assert_allclose(np.concatenate(players), iterates[k + 1], rtol=1e-10, atol=1e-13)
         assert bool(info.aux.use_learned) == decisions[k]
-        assert int(info.num_resolvents) == resolvents[k]
-        assert int(info.num_gradients) == 1  # the proposal's own
+        assert int(info.cost.resolvents) == resolvents[k]
+        assert int(info.cost.gradients) == 1  # the proposal's own
     assert int(state.num_accepted) == sum(decisions)
 
 
@@ -113,7 +113,7 @@ def test_without_acceptance_it_is_halpern():
     alone = nx.solve(GAME, optimizers.Halpern(ALPHA), num_steps=50, key=key)
     for a, b in zip(guarded.players, alone.players):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    assert guarded.info.num_resolvents.tolist() == [2] * 50
+    assert guarded.info.cost.resolvents.tolist() == [2] * 50
 
 
 def test_proposals_that_are_not_finite_are_rejected_and_counted():
@@ -143,7 +143,7 @@ def test_a_good_proposal_is_accepted_and_its_resolvent_reused():
     zeros = tuple(jnp.zeros((10, 2)) for _ in range(2))
     solution = nx.solve(GAME, guards.EnergyGuard(Proposals(zeros), ALPHA), num_steps=10, key=jax.random.key(0))
     assert solution.info.aux.use_learned.tolist() == [0.0] + [1.0] * 9
-    assert solution.info.num_resolvents.tolist() == [2] + [1] * 9
+    assert solution.info.cost.resolvents.tolist() == [2] + [1] * 9
 
 
 def test_general_solvers_and_several_players():
@@ -153,11 +153,11 @@ def test_general_solvers_and_several_players():
         solution = nx.solve(Quadratic(jnp.array([0.5, 3.0])), guard, num_steps=200, key=jax.random.key(0))
     assert float(jnp.abs(solution.players[0]).max()) < 0.05
     # sgd's gradient, and 3 Newton steps of 1 + 2 * 2 gradients for each of two resolvents
-    assert solution.info.num_gradients.tolist() == [1 + 2 * 15] * 200
+    assert solution.info.cost.gradients.tolist() == [1 + 2 * 15] * 200
     inner = guards.EnergyGuard(guard, 0.5, 1.0, resolvent=optimizers.FixedPointResolvent(2))  # a guarded guard
     with pytest.warns(UserWarning, match="accepted none of 12"):  # the inner one
         solution = nx.solve(Quadratic(jnp.array([0.5, 1.0])), inner, num_steps=12, key=jax.random.key(0))
-    assert int(solution.info.num_resolvents.min()) >= 2
+    assert int(solution.info.cost.resolvents.min()) >= 2
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,11 @@ def test_cost_and_samples(key):
     assert (guard.samples_per_step, guard.updates_per_step) == (10, 4)
     solution = nx.solve(PROBLEM, guard, num_steps=20, key=key)
     assert solution.num_steps == 20
-    assert solution.info.num_gradients.tolist() == [8] * 5
-    assert solution.info.num_losses.tolist() == [12] * 5
+    assert solution.info.cost.gradients.tolist() == [8] * 5
+    assert solution.info.cost.losses.tolist() == [12] * 5
     nested = LossGuard(guard, nx.optimizers.adam(0.1), num_steps=8, num_batches=1)
     assert nested.samples_per_step == 21
-    assert nx.solve(PROBLEM, nested, num_steps=16, key=key).info.num_gradients.tolist() == [24] * 2
+    assert nx.solve(PROBLEM, nested, num_steps=16, key=key).info.cost.gradients.tolist() == [24] * 2
 
 
 def test_both_candidates_see_the_same_batches_and_the_validation_sees_others(key):
@@ -235,12 +235,12 @@ def test_blocks_grow_while_undecided_and_shrink_when_clear(key):
     """Two optimizers that differ by nothing but noise cannot be told apart; SGD and a broken one can."""
     still = AdaptiveLossGuard(optax.sgd(0.1001), optax.sgd(0.1), 2, 2, max_multiple=8, width=1e6)
     info = nx.solve(PROBLEM, still, num_steps=2 * 31, key=key).info
-    ends = np.flatnonzero(np.asarray(info.num_losses))
+    ends = np.flatnonzero(np.asarray(info.cost.losses))
     assert ends.tolist() == [0, 2, 6, 14, 22, 30]  # blocks of 1, 2, 4, 8, 8, 8 calls
-    assert info.num_losses[ends].tolist() == [4, 8, 16, 32, 32, 32]
+    assert info.cost.losses[ends].tolist() == [4, 8, 16, 32, 32, 32]
     clear = AdaptiveLossGuard(Shout(), optax.sgd(0.1), 2, 2, max_multiple=8)
     info = nx.solve(PROBLEM, clear, num_steps=40, key=key).info
-    assert set(info.num_losses.tolist()) == {4}
+    assert set(info.cost.losses.tolist()) == {4}
     assert set(info.aux.num_steps.tolist()) == {2.0}
 
 
@@ -405,5 +405,5 @@ def test_a_guard_under_vmap_is_a_loop(key):
 def test_resolvents_are_counted(make, key):
     guard = make(optax.adam(0.1), nx.optimizers.Halpern(1.0, resolvent=nx.optimizers.FixedPointResolvent(3)), 2, 2)
     info = nx.solve(nx.problems.Quadratic(jnp.array([0.1, 0.2])), guard, num_steps=4, key=key).info
-    assert info.num_resolvents.tolist() == [2, 2]
-    assert info.num_gradients.tolist() == [2 + 2 * 3] * 2
+    assert info.cost.resolvents.tolist() == [2, 2]
+    assert info.cost.gradients.tolist() == [2 + 2 * 3] * 2

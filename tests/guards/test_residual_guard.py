@@ -148,7 +148,7 @@ def test_cost_and_one_minibatch_for_both_gradients(key):
     problem = NoisyQuadratic(jnp.asarray(0.3))
     guard = ResidualGuard(optax.sgd(1.0), GradientOperator(0.1), alpha=0.5)
     solution = nx.solve(problem, guard, num_steps=6, key=key)
-    assert solution.info.num_gradients.tolist() == [2] * 6
+    assert solution.info.cost.gradients.tolist() == [2] * 6
     # SGD with rate 1 jumps to the sample, where the gradient on the same sample is zero: always accepted
     assert solution.info.aux.use_learned.all()
     np.testing.assert_allclose(solution.info.aux.residual, 0, atol=1e-15)

@@ -106,7 +106,7 @@ def test_steps_are_the_formulas(arguments, key):
     np.testing.assert_allclose(out.carry[0][0], x, rtol=1e-12)
     np.testing.assert_allclose(out.carry[0][1], y, rtol=1e-12)
     assert float(jnp.abs(out.carry[0][0] - players[0]).max()) > 1e-3
-    np.testing.assert_array_equal(out.info.num_gradients, 2)
+    np.testing.assert_array_equal(out.info.cost.gradients, 2)
     np.testing.assert_allclose(out.info.losses[:, 0], -out.info.losses[:, 1])
 
 

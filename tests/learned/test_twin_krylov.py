@@ -115,4 +115,4 @@ def test_structure_and_dtypes(key):
     assert shapes(out.carry) == shapes((players, state))
     arrays = [x for x in jax.tree.leaves(out.carry) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in arrays} == {jnp.dtype("float32")}
-    np.testing.assert_array_equal(out.info.num_gradients, 1)
+    np.testing.assert_array_equal(out.info.cost.gradients, 1)

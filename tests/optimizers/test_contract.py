@@ -34,8 +34,8 @@ def test_a_step_keeps_the_structure_and_moves_every_leaf(case, key):
             assert jnp.all(old_leaf != new_leaf)
         first_sample = entry(samples, 0)
         np.testing.assert_allclose(info.losses, jnp.stack(problem.losses(players, first_sample)), rtol=1e-12)
-        assert info.num_gradients >= 1
-        assert info.num_losses >= 0
+        assert info.cost.gradients >= 1
+        assert info.cost.losses >= 0
         players = new
 
 

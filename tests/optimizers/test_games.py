@@ -145,7 +145,7 @@ def test_a_step_on_a_quadratic_game(name, sizes):
     problem, *matrices = random_game(sizes)
     got, info = matrix_of(problem, optimizer, sizes)
     np.testing.assert_allclose(got, formula(*matrices, sizes), rtol=1e-9, atol=1e-9)
-    assert info.num_gradients == counts.get(len(sizes), info.num_gradients)
+    assert info.cost.gradients == counts.get(len(sizes), info.cost.gradients)
     np.testing.assert_allclose(info.losses, [m[-1, -1] / 2 for m in matrices[0]])
 
 
@@ -166,7 +166,7 @@ def test_the_optimistic_recursion(key):
         g = h @ w
         w, last = w - 2 * A * g + B * last, g
     np.testing.assert_allclose(np.concatenate(out.carry[0]), w, rtol=1e-10)
-    assert out.info.num_gradients.tolist() == [1] * 4
+    assert out.info.cost.gradients.tolist() == [1] * 4
 
 
 def test_alternating_complex_momentum(key):
@@ -247,7 +247,7 @@ def test_competitive_gradient_descent_on_its_source_s_bilinear_game(alpha, key):
     factor = jnp.hypot(*out.carry[0]) / jnp.hypot(*start)
     np.testing.assert_allclose(factor, (1 + (0.2 * alpha) ** 2) ** -10.0, rtol=1e-6)
     assert jnp.all(out.info.aux <= 2)
-    assert jnp.all(out.info.num_gradients == 3 + 4 * out.info.aux)
+    assert jnp.all(out.info.cost.gradients == 3 + 4 * out.info.aux)
     optimistic = unroll(problem, no.OptimisticGradient(0.2), 20, key, start).carry[0]
     assert bool(jnp.hypot(*optimistic) > jnp.hypot(*start)) == (0.2 * alpha > 3**-0.5)
 
@@ -309,7 +309,7 @@ def test_damping_of_the_ridge():
     players = problem.start
     (x, y), _, info = optimizer.step(problem, players, None, None)
     np.testing.assert_allclose([x, y], [1 + 6 * A, 4 * B + A * 2 * 24 / (4 + 12)], rtol=1e-12)
-    assert info.num_gradients == 5 + 4 * info.aux
+    assert info.cost.gradients == 5 + 4 * info.aux
 
 
 def spiral(attraction):

@@ -66,7 +66,7 @@ def test_one_beam_is_alternating_descent():
     schedule = optimizers.decaying_sgd(0.2, time_scale=1.0, power=0.5)
     turns = run(problem, optimizers.Alternating(schedule), 30, start)
     assert_close(beam.players, turns.players, rtol=1e-12)
-    assert beam.info.num_gradients.tolist() == turns.info.num_gradients.tolist() == [2] * 30
+    assert beam.info.cost.gradients.tolist() == turns.info.cost.gradients.tolist() == [2] * 30
 
 
 def test_the_rule_of_k_beam():
@@ -86,7 +86,7 @@ def test_the_rule_of_k_beam():
         x = x + rate * a * b * np.pi * ys[np.argmax(f(x, ys))] * np.cos(a * np.pi * x)
         ys = ys - rate * b * np.sin(a * np.pi * x)
         np.testing.assert_allclose(players, (x, ys[np.argmax(f(x, ys))]), rtol=1e-12)
-    assert (int(info.num_gradients), int(info.num_losses)) == (3, 4)
+    assert (int(info.cost.gradients), int(info.cost.losses)) == (3, 4)
 
 
 def test_k_beam_on_the_seesaw_as_published():
@@ -123,7 +123,7 @@ def test_halpern_keeps_its_rate():
             players, state, info = step(XY, players, state, None)
             np.testing.assert_allclose([float(p[0]) for p in players], expected, rtol=1e-12, atol=1e-15)
     assert largest > 0.8
-    assert (int(info.num_resolvents), int(info.num_gradients)) == (1, 0)
+    assert (int(info.cost.resolvents), int(info.cost.gradients)) == (1, 0)
 
 
 def test_general_solvers_agree_with_the_closed_form():
@@ -137,9 +137,9 @@ def test_general_solvers_agree_with_the_closed_form():
         runs[name] = run(problem, optimizers.Halpern(0.2, solver), 10)
     for name in ("newton", "fixed"):
         assert_close(runs[name].players, runs["closed"].players, rtol=1e-10)
-    assert runs["closed"].info.num_gradients.tolist() == [0] * 10
-    assert runs["fixed"].info.num_gradients.tolist() == [50] * 10
-    assert runs["newton"].info.num_gradients.tolist() == [1 + 2 * 5] * 10
+    assert runs["closed"].info.cost.gradients.tolist() == [0] * 10
+    assert runs["fixed"].info.cost.gradients.tolist() == [50] * 10
+    assert runs["newton"].info.cost.gradients.tolist() == [1 + 2 * 5] * 10
 
 
 def test_newton_where_there_is_no_closed_form():
@@ -153,8 +153,8 @@ def test_newton_where_there_is_no_closed_form():
 
 def test_records_sum_the_resolvents():
     solution = run(XY, optimizers.Halpern(1.0), 20, record_every=5)
-    assert solution.info.num_resolvents.tolist() == [5] * 4
-    assert run(XY, optimizers.sgd(0.1), 4).info.num_resolvents.tolist() == [0] * 4
+    assert solution.info.cost.resolvents.tolist() == [5] * 4
+    assert run(XY, optimizers.sgd(0.1), 4).info.cost.resolvents.tolist() == [0] * 4
 
 
 def test_the_swap_rule():
@@ -165,7 +165,7 @@ def test_the_swap_rule():
         y = y + alpha * -a * b * np.pi * y * np.cos(a * np.pi * x)
     got = run(problems.Seesaw(a, b), optimizers.SwappedGradient(alpha), 4, (jnp.array(0.4), jnp.array(-0.3)))
     np.testing.assert_allclose(got.players, (x, y), rtol=1e-12)
-    assert got.info.num_gradients.tolist() == [2] * 4
+    assert got.info.cost.gradients.tolist() == [2] * 4
 
 
 def test_the_swap_rule_needs_the_sign_of_the_coupling():

@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from nestax import catalogue
-from nestax._problem import check_players, joint_gradient
+from nestax._gradients import joint_gradient
+from nestax._problem import check_players
 
 NO_DOWNLOAD = ["quadratic", "rosenbrock", "rastrigin", "logistic-digits", "digits-mlp", "circles-mlp", "spirals-mlp"]
 BEYOND_MNIST = {"cifar10-conv": "cifar10", "tiny-imagenet-conv": "tiny_imagenet"}  # large: not everybody has them

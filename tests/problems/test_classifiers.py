@@ -9,13 +9,13 @@ import pytest
 import scipy.optimize
 import scipy.special
 
-from nestax import _problem, catalogue, data, networks, problems
+from nestax import _gradients, _problem, catalogue, data, networks, problems
 from nestax.problems._supervised import draw_batch
 
 # Compilation takes most of the time here, so few shapes are used, dtypes are looked at without computing anything
 # (`jax.eval_shape`), and gradients are compiled as a whole.
 SMALL = (5, 3)
-joint_gradient = eqx.filter_jit(_problem.joint_gradient)
+joint_gradient = eqx.filter_jit(_gradients.joint_gradient)
 loss_at = eqx.filter_jit(lambda problem, players, sample: problem.losses(players, sample)[0])
 
 
@@ -171,7 +171,7 @@ def test_samples_are_keys_or_none(toy, key):
 def test_data_follow_the_dtype_of_the_parameters(dtype, toy, key):
     problem = problems.Classifier(toy, networks.MLP(SMALL))
     players = jax.tree.map(lambda x: x.astype(dtype), init(problem, key))
-    losses, gradient = jax.eval_shape(_problem.joint_gradient, problem, players, key)
+    losses, gradient = jax.eval_shape(_gradients.joint_gradient, problem, players, key)
     assert losses.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)  # never coarser than float32
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(gradient))
     assert jax.eval_shape(problem.accuracy, players).shape == ()

@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 from nestax.problems._convnet import convolve
 
-from nestax import _problem, catalogue, data, networks, problems
+from nestax import _gradients, catalogue, data, networks, problems
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_gradient_against_central_differences(toy, key):
         return problem.losses(unravel(x), sample)[0]
 
     numeric = jax.jit(jax.vmap(lambda d: (loss(flat + d) - loss(flat - d)) / (2 * step)))(step * jnp.eye(flat.size))
-    gradient = jax.flatten_util.ravel_pytree(eqx.filter_jit(_problem.joint_gradient)(problem, players, sample)[1])[0]
+    gradient = jax.flatten_util.ravel_pytree(eqx.filter_jit(_gradients.joint_gradient)(problem, players, sample)[1])[0]
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
     assert float(jnp.abs(gradient).min()) > 0  # every parameter is used
 
@@ -116,7 +116,7 @@ def test_initialization_of_pytorch(key):
 def test_every_precision(dtype, toy, key):
     problem = problems.Classifier(toy, networks.ConvNet((2,)))
     players = jax.tree.map(lambda x: x.astype(dtype), problem.init(key))
-    losses, gradient = jax.eval_shape(_problem.joint_gradient, problem, players, key)
+    losses, gradient = jax.eval_shape(_gradients.joint_gradient, problem, players, key)
     assert losses.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(gradient))
 

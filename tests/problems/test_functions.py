@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax import _problem, problems
-from nestax._problem import check_players, game_jvp
+from nestax import _gradients, problems
+from nestax._gradients import game_jvp
+from nestax._problem import check_players
 
 # Compiled as a whole: operation by operation, XLA would compile some hundred little programs here.
-joint_gradient = eqx.filter_jit(_problem.joint_gradient)
+joint_gradient = eqx.filter_jit(_gradients.joint_gradient)
 
 
 @eqx.filter_jit

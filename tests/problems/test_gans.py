@@ -13,7 +13,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from nestax import _problem, catalogue, data, networks, problems
+from nestax import _gradients, catalogue, data, networks, problems
 from nestax.evaluation import _gan_report
 
 # Compiled as a whole: operation by operation, XLA would compile some hundred little programs here.
@@ -24,7 +24,7 @@ generate = eqx.filter_jit(lambda problem, players, key, num, *labels: problem.ge
 draw = eqx.filter_jit(lambda problem, key, num: problem.real(key, num))
 nll = eqx.filter_jit(lambda problem, points: problem.negative_log_likelihood(points))
 covers = eqx.filter_jit(lambda problem, points, **options: problem.mode_coverage(points, **options))
-joint_gradient = eqx.filter_jit(_problem.joint_gradient)
+joint_gradient = eqx.filter_jit(_gradients.joint_gradient)
 NUM = 40_000  # points, wherever the number does not matter: fewer shapes compile less
 TINY = networks.MLP((3,), "relu", None)
 NO_NETWORK: Any = (16, 16)
@@ -259,7 +259,7 @@ def test_scores_compile_and_batch(key):
 def test_losses_follow_the_dtype_of_the_players(family, dtype, images, key):
     problem = tiny() if family == "mixture" else tiny_images(images)
     players = jax.tree.map(lambda x: x.astype(dtype), problem.init(key))
-    losses, gradients = jax.eval_shape(_problem.joint_gradient, problem, players, key)
+    losses, gradients = jax.eval_shape(_gradients.joint_gradient, problem, players, key)
     assert losses.dtype == jnp.float32  # never coarser than float32
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(gradients))
     made = jax.eval_shape(lambda p: problem.generate(p, key, 3), players)

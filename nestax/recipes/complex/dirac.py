@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ... import dynamics, optimizers, problems
-from ..._optimizer import OptimizerStep
 from ..._rollout import AbstractStep, rollout
+from ..._step import OptimizerStep
 from .._recipe import Claim, Metrics, Recipe
 from ._plot import plot_dirac
 from ._search import CERTAIN, minimize, polar

@@ -109,8 +109,8 @@ def run_method(
         np.asarray(info.losses[..., 0], np.float64),
         None if used is None else np.asarray(used, np.float64),
         every * optimizer.updates_per_step,
-        float(np.asarray(info.num_gradients, np.float64).sum() / per_run),
-        float(np.asarray(info.num_losses, np.float64).sum() / per_run),
+        float(np.asarray(info.cost.gradients, np.float64).sum() / per_run),
+        float(np.asarray(info.cost.losses, np.float64).sum() / per_run),
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ... import data, optimizers, problems
+from ..._nested import InnerProblem
 from ..._optimizer import AbstractOptimizer
-from ..._problem import InnerProblem
 from ..._solve import solve
 from ..._storage import save_figure
 

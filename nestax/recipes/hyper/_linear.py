@@ -5,7 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import data
-from ..._problem import AbstractDeterministicProblem, AbstractNested, Sample
+from ..._nested import AbstractNested
+from ..._problem import AbstractDeterministicProblem, Sample
 
 DATASETS = {"boston": data.boston_housing, "diabetes": data.diabetes}
 

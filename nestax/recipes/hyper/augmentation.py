@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import data, hyper, hyperparameters, networks, optimizers, problems
-from ..._problem import InnerProblem, common_dtype
+from ..._nested import InnerProblem
 from ..._progress import progress_bar
 from ..._solve import solve
+from ..._tree import common_dtype
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._common import draw, load, plot_lines, rmsprop, rounded, spread

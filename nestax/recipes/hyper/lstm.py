@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
+from ..._nested import InnerProblem
 from ..._optimizer import AbstractOptimizer
-from ..._problem import InnerProblem
 from ..._progress import progress_bar
 from ..._solve import solve
 from .._cache import cached

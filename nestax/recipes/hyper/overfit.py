@@ -12,8 +12,8 @@ import equinox as eqx
 import jax
 
 from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
-from ..._problem import common_dtype
 from ..._progress import progress_bar
+from ..._tree import common_dtype
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._common import draw, load, plot_lines, rmsprop, rounded, spread

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
-from .._problem import common_dtype
+from ._optimizer import AbstractGradientOptimizer, AbstractOptimizer
+from ._tree import common_dtype, upcast
 
 
 def _is_hyperparameter(value: Any) -> bool:
@@ -71,14 +71,18 @@ class Optax(AbstractGradientOptimizer):
         return optax.with_extra_args_support(self.factory(**hyperparameters, **dict(self.static_arguments)))
 
     def init_update(self, params: PyTree) -> PyTree:
-        params = _widen(params)
+        params = upcast(params)
         return self.transformation(common_dtype(params)).init(params)
 
     def update(self, gradients: PyTree, state: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, PyTree]:
-        params = _widen(params)
+        params = upcast(params)
         transformation = self.transformation(common_dtype(params))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
-            return transformation.update(_widen(gradients), state, params, **extra)
+            return transformation.update(upcast(gradients), state, params, **extra)
+
+
+AnyOptimizer = AbstractOptimizer | optax.GradientTransformation
+"""An optimizer, or a finished Optax transformation: what everything that takes an optimizer takes."""
 
 
 def as_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractOptimizer:
@@ -135,8 +139,3 @@ def _cast(value: Inexact[Array, "..."], dtype: Any) -> Inexact[Array, "..."]:
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         dtype = jnp.complex128 if jnp.dtype(dtype).itemsize == 8 else jnp.complex64
     return value.astype(dtype)
-
-
-def _widen(tree: PyTree) -> PyTree:
-    """Half-precision leaves as float32: in bfloat16 0.999 is 1, and a state loses small gradients."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, tree)
