@@ -49,7 +49,7 @@ def describe(value: Any) -> str:
     """A short description of any argument, for an error message."""
     if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         if value.shape == () and is_concrete(value):
-            return f"{value} ({value.dtype})"
+            return str(value)
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     text = repr(value)
     return text if len(text) <= 60 else f"an object of the type `{type(value).__name__}`"
@@ -88,9 +88,9 @@ def _checked(is_valid: Callable[[np.ndarray], Any], wanted: str) -> Callable[...
     return check
 
 
-positive = _checked(lambda x: (x > 0) & np.isfinite(x), "positive and finite")
-nonnegative = _checked(lambda x: (x >= 0) & np.isfinite(x), "zero or more, and finite")
-finite = _checked(np.isfinite, "finite")
+positive = _checked(lambda x: (x > 0) & np.isfinite(x), "a positive finite number")
+nonnegative = _checked(lambda x: (x >= 0) & np.isfinite(x), "a finite number of at least 0")
+finite = _checked(np.isfinite, "a finite number")
 fraction = _checked(lambda x: (x >= 0) & (x <= 1), "between 0 and 1")
 decay = _checked(lambda x: (x >= 0) & (x < 1), "at least 0 and below 1")
 contraction = _checked(lambda x: np.abs(x) < 1, "above -1 and below 1")

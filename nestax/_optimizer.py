@@ -3,6 +3,7 @@
 import abc
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -139,13 +140,28 @@ class AbstractGradientOptimizer(AbstractOptimizer):
         ```
         """
 
-        def init(params: PyTree) -> PyTree:
-            return self.init_update(params)
+        return as_transformation(self.init_update, self._optax_update)
 
-        def update(updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, PyTree]:
-            return self.update(updates, state, updates if params is None else params, **extra)
+    def _optax_update(
+        self, updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        return self.update(updates, state, updates if params is None else params, **extra)
 
-        return optax.GradientTransformationExtraArgs(init, update)  # plain functions, which can be hashed
+
+class _Function:
+    """A method of a Module that is no pytree, so that other libraries take it for a function: Flax keeps it static,
+    `jax.jit` hashes it (by identity), and it can be pickled, which a closure cannot."""
+
+    def __init__(self, method: Any):
+        self.method = method
+
+    def __call__(self, *arguments: Any, **extra: Any) -> Any:
+        return self.method(*arguments, **extra)
+
+
+def as_transformation(init: Callable, update: Callable) -> optax.GradientTransformationExtraArgs:
+    """Two methods of a Module as an Optax transformation of plain functions."""
+    return optax.GradientTransformationExtraArgs(_Function(init), _Function(update))
 
 
 def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[Array, ""]:

@@ -328,7 +328,7 @@ def test_errors(key, unchecked):
     start = (problem.init(key), rnnprop.init_update(problem.init(key)))
     with pytest.raises(ValueError, match="functions of the losses, got ObjectiveReward"):
         meta.CoordinateSum()(rnnprop, problem, start, None, STEPS, meta.ObjectiveReward(), key)
-    with pytest.raises(ValueError, match="`ObjectiveReward` is for zero-sum games, got Quadratic"):
+    with pytest.raises(ValueError, match="`ObjectiveReward` is for zero-sum games of two players, got Quadratic"):
         meta.TruncatedBackprop()(rnnprop, problem, start, None, STEPS, meta.ObjectiveReward(), key)
     with pytest.raises(ValueError, match="no method `distances"):
         meta.Distance()(problem, problem.init(key), None)
@@ -338,7 +338,7 @@ def test_errors(key, unchecked):
         meta.InstanceCurriculum(ranked="step")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="must be an odd number"):
         meta.Gap(num_offsets=4)
-    with pytest.raises(ValueError, match="rescales zero-sum games"):
+    with pytest.raises(ValueError, match="`RandomGameScale` is for zero-sum games"):
         meta.RandomGameScale(meta.Fixed(problem))(key)
     with pytest.raises(ValueError, match="one leading axis"):
         meta.Instances(nx.problems.BilinearGame(jnp.ones((2, 3)), 0.5))

@@ -178,7 +178,7 @@ def test_the_swap_rule_needs_the_sign_of_the_coupling():
     ("attempt", "message"),
     [
         (lambda: optimizers.KBeam(0.1, 0), "`num_candidates` must be an integer of at least 1, got 0"),
-        (lambda: run(Bilinear(jnp.array(1.0)), optimizers.KBeam(0.1), 1), "KBeam is for zero-sum games"),
+        (lambda: run(Bilinear(jnp.array(1.0)), optimizers.KBeam(0.1), 1), "`KBeam` is for zero-sum games"),
         (lambda: run(Quadratic(jnp.ones(2)), optimizers.SwappedGradient(0.1), 1), "zero-sum games of two players"),
         (
             lambda: run(problems.BilinearGame(np.ones((2, 3))), optimizers.SwappedGradient(0.1), 1),

@@ -85,12 +85,12 @@ def test_mnist14_leaves_the_validation_images_out():
 )
 def test_unknown_name_suggests_the_nearest(name, near):
     for function in (catalogue.by_name, catalogue.describe):
-        with pytest.raises(ValueError, match=f"no problem named '{name}'. Did you mean '{near}'.*Known names: quad"):
+        with pytest.raises(ValueError, match=f"Unknown problem '{name}'. Did you mean '{near}'.*Known: quad"):
             function(name)
 
 
 def test_unknown_name_that_is_near_to_nothing():
-    with pytest.raises(ValueError, match=r"no problem named 'xyz'\. Known names"):
+    with pytest.raises(ValueError, match=r"Unknown problem 'xyz'\. Known"):
         catalogue.by_name("xyz")
 
 

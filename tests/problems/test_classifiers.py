@@ -311,7 +311,7 @@ def test_logistic_minimum_is_unique(toy):
     [
         (lambda toy: networks.MLP((0,)), r"`hidden\[i\]` must be an integer of at least 1, got 0"),
         (lambda toy: networks.MLP((2.5,)), r"`hidden\[i\]`"),  # pyright: ignore[reportArgumentType]
-        (lambda toy: networks.MLP(activation="sigmoyd"), "got 'sigmoyd'. Did you mean 'sigmoid'"),
+        (lambda toy: networks.MLP(activation="sigmoyd"), "'sigmoyd'. Did you mean 'sigmoid'"),
         (lambda toy: networks.MLP(init_scale=-1.0), "`init_scale` must be"),
         (lambda toy: networks.MLP(init_scale=jnp.ones(2)), "`init_scale` must be"),
         (lambda toy: problems.Classifier(toy.inputs, networks.MLP()), "must be a `nestax.data.Dataset`"),

@@ -139,7 +139,7 @@ def test_many_networks_at_once(toy, key):
         (lambda: networks.ConvNet((2, 2), kernel_size=(3,)), r"`kernel_size` must be one integer.*\(2 here\), got 1"),
         (lambda: networks.ConvNet((2,), stride=0), "`stride` must be an integer of at least 1, got 0"),
         (lambda: networks.ConvNet((2,), hidden=(0,)), r"`hidden\[i\]`"),
-        (lambda: networks.ConvNet((2,), activation="rellu"), "got 'rellu'. Did you mean 'relu'"),
+        (lambda: networks.ConvNet((2,), activation="rellu"), "'rellu'. Did you mean 'relu'"),
         (lambda: networks.ConvNet((2,), init_scale=-1.0), "`init_scale` must be"),
         (
             lambda: networks.ConvNet((2,)).init(jax.random.key(0), (64,), 10),

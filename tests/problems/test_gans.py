@@ -416,7 +416,7 @@ def test_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda images: tiny("non-saturatin"), "got 'non-saturatin'. Did you mean 'non-saturating'"),
+        (lambda images: tiny("non-saturatin"), "'non-saturatin'. Did you mean 'non-saturating'"),
         (lambda images: tiny(problems.HingeLoss), "must be an `AbstractGANLoss` or one of"),
         (lambda images: tiny(num_modes=0), "`num_modes` must be an integer of at least 1"),
         (lambda images: tiny(latent_dim=-1), "`latent_dim` must be"),
