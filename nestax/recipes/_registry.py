@@ -1,11 +1,11 @@
 """All recipes by name, found among the files of this package."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from .._checks import unknown_name
 from ._recipe import Recipe
 
 PACKAGE = __name__.rpartition(".")[0]
@@ -38,7 +38,5 @@ RECIPES: Mapping[str, Recipe] = _Recipes()
 def by_name(name: str) -> Recipe:
     """The recipe of that name; `ValueError` with the nearest name otherwise."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"There is no recipe named '{name}'.{hint} Known: {', '.join(RECIPES)}.")
+        raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]
