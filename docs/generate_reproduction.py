@@ -2,6 +2,7 @@
 
     python docs/generate_reproduction.py            write the page
     python docs/generate_reproduction.py --check    only say (exit status 1) whether it is out of date
+    python docs/generate_reproduction.py --recheck  first check today's claims on the recorded metrics, and record that
 
 The page depends on the recorded files and on `nestax.recipes.RECIPES` alone: no date, no machine, no order of a folder.
 """
@@ -9,12 +10,15 @@ The page depends on the recorded files and on `nestax.recipes.RECIPES` alone: no
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nestax._storage import write_json
 from nestax.recipes import RECIPES, SCALES, Recipe
 
+KINDS = {"published": "published claims", "ours": "our claims", "control": "controls"}
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python docs/generate_reproduction.py"
 REQUIRED = ("recipe", "scale", "seed", "claims", "metrics", "protocol", "version", "device", "seconds")
@@ -25,7 +29,9 @@ INTRODUCTION = f"""\
 # Reproduction
 
 Every recipe states what a publication (or this project) claims, as sentences that can be true or false of a run. This
-page shows what the recorded runs gave. A claim that does not hold is shown as such. Rerun any of them with
+page shows what the recorded runs gave. *Published* claims are statements of the source, *ours* go beyond it, and
+*controls* are checks without which the others would say little. A claim that does not hold is shown as such. It is
+*open* where that decides nothing, for want of budget; the reason stands beside it. Rerun any of them with
 
 ```bash
 nestax reproduce --list
@@ -62,6 +68,8 @@ def load(results: Path, recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], 
         missing = [field for field in REQUIRED if field not in value]
         if missing:
             raise ValueError(f"{path}: field '{missing[0]}' is missing.")
+        if not all("status" in claim for claim in value["claims"]):
+            raise ValueError(f"{path}: claims without a status. Run: {COMMAND} --recheck")
         name, scale = value["recipe"], value["scale"]
         if path.relative_to(results).as_posix() != f"{name}/{scale}.json":
             raise ValueError(f"{path}: holds recipe '{name}' at scale '{scale}', so it belongs in {name}/{scale}.json.")
@@ -71,6 +79,18 @@ def load(results: Path, recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], 
     return out
 
 
+def recheck(results: Path, recipes: Mapping[str, Recipe] = RECIPES) -> None:
+    """Checks today's claims on the recorded metrics, and records what comes out; the metrics stay as they are."""
+    for path in sorted(results.rglob("*.json")):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and value.get("recipe") in recipes:
+            recipe = recipes[value["recipe"]]
+            known = {"title": recipe.title, "source": recipe.source}
+            value |= {"claims": recipe.check(value["metrics"], value["scale"]), **known}
+            value.pop("notes", None)
+            write_json(path, value)
+
+
 def notes_on(results: Path, recipe: Recipe) -> str:
     """What was tried and what differs from the source, from `notes.md` beside the recorded results."""
     path = results / recipe.name / "notes.md"
@@ -78,30 +98,52 @@ def notes_on(results: Path, recipe: Recipe) -> str:
 
 
 def overview(recipes: Mapping[str, Recipe], recorded: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+    """How many claims hold, by whose they are."""
+    total: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     rows = []
     for recipe in recipes.values():
-        cells = []
         for scale in SCALES:
-            result = recorded.get((recipe.name, scale))
-            held = sum(claim["holds"] for claim in result["claims"]) if result else 0
-            cells.append(f"{held} of {len(result['claims'])} claims hold" if result else "not recorded")
-        rows.append([f"[{recipe.name}](#{anchor(recipe)})", *cells])
-    return table(["recipe", *SCALES], rows)
+            if (recipe.name, scale) in recorded:
+                counts = count(recorded[recipe.name, scale]["claims"])
+                total = {kind: total[kind] + counts[kind] for kind in KINDS}
+                rows.append([f"[{recipe.name}](#{anchor(recipe)})", scale, *map(tally, counts.values())])
+        if not any((recipe.name, scale) in recorded for scale in SCALES):
+            rows.append([f"[{recipe.name}](#{anchor(recipe)})", "not recorded", "", "", ""])
+    rows.append(["**all**", "", *map(tally, total.values())])
+    return table(["recipe", "scale", *KINDS.values()], rows)
+
+
+def count(claims: list[dict[str, Any]]) -> dict[str, Counter[str]]:
+    """The number of claims by kind and status."""
+    return {kind: Counter(claim["status"] for claim in claims if claim["kind"] == kind) for kind in KINDS}
+
+
+def tally(counts: Counter[str]) -> str:
+    """Such as `3 of 5 hold, 1 open`."""
+    if not counts:
+        return ""
+    rest = [f"{counts[status]} {status}" for status in ("open", "not measured") if counts[status]]
+    return ", ".join([f"{counts['holds']} of {counts.total()} hold", *rest])
 
 
 def section(recipe: Recipe, result: Mapping[str, Any], notes: str) -> str:
     """One recorded run."""
+    known_seconds = result.get("trials") is not None  # before, those of the last call were recorded, with parts kept
+    how = [f"Seed {result['seed']}", f"nestax {result['version']}", result["device"]]
     lines = [
         f"### {result['scale']} scale {{ #{anchor(recipe)}-{result['scale']} }}",
         "",
-        f"Seed {result['seed']}, nestax {result['version']}, {result['device']}, {duration(result['seconds'])}.",
+        ", ".join([*how, *([duration(result["seconds"])] if known_seconds else [])]) + ".",
         "",
     ]
-    rows = []
-    for claim in result["claims"]:
-        verdict = "holds" if claim["holds"] else "**does not hold**"
-        rows.append([f"**{claim['id']}** {claim['statement']}", verdict, claim["published"], number(claim["value"])])
-    lines += [table(["claim", "verdict", "published", "here"], rows)]
+    for kind, title in KINDS.items():
+        claims = [claim for claim in result["claims"] if claim["kind"] == kind]
+        rows = [
+            [f"**{c['id']}** {c['statement']}", verdict(c["status"]), c["published"], number(c["value"])]
+            for c in claims
+        ]
+        head = [title, "verdict", "published" if kind == "published" else "see", "here"]
+        lines += [table(head, rows)] if rows else []
     lines += [f"- **{claim['id']}**: {claim['note']}" for claim in result["claims"] if claim["note"]]
     known = {claim["id"] for claim in result["claims"]}
     lines += [f"- **{c.id}** was added after this run: {c.statement}" for c in recipe.claims if c.id not in known]
@@ -114,6 +156,10 @@ def section(recipe: Recipe, result: Mapping[str, Any], notes: str) -> str:
     settings = table(["setting", "value"], [[f"`{k}`", f"`{json.dumps(v)}`"] for k, v in result["protocol"].items()])
     lines += ["", '??? note "Settings"', "", *("    " + line if line else "" for line in settings.splitlines())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict(status: str) -> str:
+    return status if status == "holds" else f"**{status}**"
 
 
 def trainings(metrics: Mapping[str, Any]) -> str:
@@ -154,9 +200,12 @@ def duration(seconds: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Writes docs/reproduction.md from results/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the page is out of date")
+    parser.add_argument("--recheck", action="store_true", help="check today's claims on the recorded metrics, first")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of recorded results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "reproduction.md", help="the page")
     options = parser.parse_args(arguments)
+    if options.recheck:
+        recheck(options.results)
     text = page(options.results)
     if not options.check:
         options.page.write_text(text, encoding="utf-8")

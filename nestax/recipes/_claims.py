@@ -30,7 +30,10 @@ class Claim:
 
     def check(self, metrics: Mapping[str, Any], scale: str = "laptop") -> dict[str, Any]:
         """The claim as a JSON object. A value that could not be measured (`None`) does not hold."""
-        value = self.value(dict(metrics))
+        try:
+            value = self.value(dict(metrics))
+        except (KeyError, IndexError):  # a cell that this scale leaves out, or that has no data
+            value = None
         holds = value is not None and bool(self.holds(value))
         waits = self.open is not None and scale != "paper"
         status = "holds" if holds else "not measured" if value is None else "open" if waits else "does not hold"
