@@ -1,6 +1,7 @@
 """CIFAR-10 in its binary version: the official archive, or the batch files that are at hand."""
 
 import functools
+import json
 import lzma
 import pathlib
 import tarfile
@@ -39,7 +40,9 @@ def cifar10(split: str = "train") -> Dataset:
     neither, the archive is downloaded. Nothing is ever unpacked to disk.
 
     The five training files may be incomplete: those that are there are used, in order, and the data set **says which**
-    in its `name`: `"cifar10/train (batches 1, 2)"` instead of `"cifar10/train"`.
+    in its `name`: `"cifar10/train (batches 1, 2)"` instead of `"cifar10/train"`. Some copies hold images that were
+    decoded from JPEG, and list them in `approximate_records.json` beside the folder of the batches: their number stands
+    in the name too, `"cifar10/train (81 approximate images)"`.
 
     **Raises** `ValueError` for another `split`; `DataError` for a missing or damaged file.
 
@@ -57,7 +60,8 @@ def _load(split: str) -> Dataset:
             break
         files = _find_batches(place.parent / _FOLDER, split)
         if files:
-            return _assemble(split, {name: _read_batch(path) for name, path in files.items()})
+            approximate = _count_approximate(place.parent / "approximate_records.json", tuple(files))
+            return _assemble(split, {name: _read_batch(path) for name, path in files.items()}, approximate)
     archive = fetch("cifar10", _ARCHIVE, _SHA256, _URLS)
     return _assemble(split, {name: _read_member(archive, f"{_FOLDER}/{name}.bin") for name in _BATCHES[split]})
 
@@ -110,11 +114,25 @@ def _check_batch(content: bytes, where: str) -> UInt8[np.ndarray, "num bytes"]:
     return records
 
 
-def _assemble(split: str, batches: dict[str, UInt8[np.ndarray, "num bytes"]]) -> Dataset:
-    name = f"cifar10/{split}"
+def _count_approximate(path: pathlib.Path, batches: tuple[str, ...]) -> int:
+    """How many images of these batches a copy says not to be exact."""
+    if not path.is_file():
+        return 0
+    try:
+        listed = json.loads(path.read_text())["approximate_records"]
+        return sum(len(listed.get(f"{batch}.bin", ())) for batch in batches)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"The file {path} is damaged: {error}. Replace or delete it.") from error
+
+
+def _assemble(split: str, batches: dict[str, UInt8[np.ndarray, "num bytes"]], approximate: int = 0) -> Dataset:
+    notes = []
     if len(batches) < len(_BATCHES[split]):
         numbers = ", ".join(batch.removeprefix("data_batch_") for batch in batches)
-        name += f" (batch{'es' if len(batches) > 1 else ''} {numbers})"
+        notes.append(f"batch{'es' if len(batches) > 1 else ''} {numbers}")
+    if approximate:
+        notes.append(f"{approximate} approximate images")
+    name = f"cifar10/{split}" + (f" ({', '.join(notes)})" if notes else "")
     records = np.concatenate(list(batches.values()))
     return make_dataset(_images(records), records[:, 0], name, 10)
 

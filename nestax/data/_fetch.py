@@ -41,7 +41,7 @@ def fetch(name: str, filename: str, sha256: str, urls: Sequence[str]) -> pathlib
     candidates = places(name, filename)
     for place in candidates:
         if place.is_file():
-            return _checked(place, sha256)
+            return check_sha256(place, sha256)
     failures = []
     for url in urls:
         try:
@@ -79,7 +79,8 @@ def _describe_data_dir(name: str, filename: str) -> str:
     return f"{place / name / filename} (from {DATA_DIR}{note})"
 
 
-def _checked(path: pathlib.Path, sha256: str) -> pathlib.Path:
+def check_sha256(path: pathlib.Path, sha256: str) -> pathlib.Path:
+    """`path`, if the file has this checksum; else `DataError`."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:

@@ -10,12 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ._dataset import Dataset
-from ._fetch import DataError, fetch
+from ._fetch import DataError, check_sha256, fetch, places
 from ._images import check_split, make_dataset
 
 _ARCHIVE = "tiny-imagenet-200.zip"
 _SHA256 = "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 _URLS = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",)
+_PARTS = {"tiny-imagenet-50-classes.zip": "44c65c04008663ecda3ccdb43fbe59bf6408d6e7085c9f2bb5af2296e17388fb"}
+"""Smaller archives in the same layout, with the classes of one draw: `num_classes` of its number, `seed=0`."""
+
 _FOLDER = "tiny-imagenet-200"
 _SIZE = 64
 
@@ -29,7 +32,8 @@ def tiny_imagenet(split: str = "train", num_classes: int = 50, seed: int = 0) ->
     float32; a second call returns the same arrays.
 
     The archive `tiny-imagenet-200.zip` (248 MB) is found or downloaded by `fetch` into the folder `tiny_imagenet`, and
-    read without being unpacked.
+    read without being unpacked. Where only the part `tiny-imagenet-50-classes.zip` is at hand, the default draw (50
+    classes, seed 0) comes from it, with the same arrays, and the `name` says so; any other draw needs the whole archive.
 
     **Arguments:**
 
@@ -55,10 +59,12 @@ def tiny_imagenet(split: str = "train", num_classes: int = 50, seed: int = 0) ->
 
 @functools.cache
 def _load(split: str, num_classes: int, seed: int) -> Dataset:
-    path = fetch("tiny_imagenet", _ARCHIVE, _SHA256, _URLS)
+    path = _find_part(num_classes, seed) or fetch("tiny_imagenet", _ARCHIVE, _SHA256, _URLS)
     try:
         with zipfile.ZipFile(path) as archive:
-            classes = _draw_classes(_read_text(archive, "wnids.txt").split(), num_classes, seed)
+            known = _read_text(archive, "wnids.txt").split()
+            # a part lists the classes of its draw and no others, in the same order
+            classes = _draw_classes(known, num_classes, seed)
             files = _order(_list_images(archive, split), classes, path)
             images = np.stack([_decode(archive.read(file), f"{file} in {path}") for file, _ in files])
     except KeyError as error:  # what `zipfile` raises for a name that is not there
@@ -66,8 +72,20 @@ def _load(split: str, num_classes: int, seed: int) -> Dataset:
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"The archive {path} breaks off or is damaged: {error}.") from error
     labels = np.array([label for _, label in files])
-    name = f"tiny_imagenet/{split} ({num_classes} classes, seed {seed})"
+    name = f"tiny_imagenet/{split} ({num_classes} classes, seed {seed}{'' if path.name == _ARCHIVE else f', {path.name}'})"
     return make_dataset(np.divide(images, np.float32(255), dtype=np.float32), labels, name, num_classes)
+
+
+def _find_part(num_classes: int, seed: int) -> pathlib.Path | None:
+    """A part that holds just this draw, if one is at hand and the whole archive is not."""
+    for place in places("tiny_imagenet", _ARCHIVE):
+        if place.is_file():
+            return None
+        for name, sha256 in _PARTS.items():
+            part = place.with_name(name)
+            if part.is_file() and (name, seed) == (f"tiny-imagenet-{num_classes}-classes.zip", 0):
+                return check_sha256(part, sha256)
+    return None
 
 
 def _draw_classes(known: list[str], num: int, seed: int) -> dict[str, int]:

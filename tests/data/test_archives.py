@@ -60,6 +60,19 @@ def test_batches_that_are_there(mine, network):
     assert network.asked == []
 
 
+def test_approximate_images_are_said(mine):
+    put(mine, batch(2)[2], FOLDER, "data_batch_2.bin")
+    put(mine, batch(0)[2], FOLDER, "test_batch.bin")
+    listed = b'{"approximate_records": {"data_batch_1.bin": [7], "data_batch_2.bin": [1, 2]}}'
+    path = put(mine, listed, "cifar10", "approximate_records.json")
+    check_cifar(data.cifar10(), "cifar10/train (batch 2, 2 approximate images)", [2])
+    check_cifar(data.cifar10("test"), "cifar10/test", [0])
+    _cifar._load.cache_clear()
+    path.write_text('{"approximate_records": [1]}')
+    with pytest.raises(data.DataError, match=r"approximate_records.json is damaged"):
+        data.cifar10()
+
+
 def test_one_batch_and_all_batches(mine, cache):
     put(cache, batch(1)[2], FOLDER, "data_batch_1.bin")
     check_cifar(data.cifar10(), "cifar10/train (batch 1)", [1])
@@ -196,6 +209,34 @@ def test_tiny_imagenet(tiny):
     test = data.tiny_imagenet("test", num_classes=4)
     np.testing.assert_array_equal(test.labels, [0, 1, 2, 3])
     np.testing.assert_allclose(means(test), [COLOURS[wnid] for wnid in WNIDS], atol=4)
+
+
+def test_a_part_of_tiny_imagenet_gives_its_one_draw(tiny, mine, monkeypatch):
+    whole = data.tiny_imagenet(num_classes=2)
+    (mine / "tiny_imagenet" / "tiny-imagenet-200.zip").unlink()
+    drawn = [WNIDS[i] for i in sorted(np.random.default_rng(0).choice(len(WNIDS), 2, replace=False))]
+    of_drawn = {name: content for name, content in zip_members().items() if any(wnid in name for wnid in drawn)}
+    annotations = zip_members()["val/val_annotations.txt"].splitlines(keepends=True)
+    kept = "".join(line for line in annotations if line.split("\t")[1] in drawn)
+    images = {k: v for k, v in zip_members().items() if k.startswith("val/images")}
+    lists = {"wnids.txt": "\n".join(drawn), "val/val_annotations.txt": kept}
+    content = write_zip(of_drawn | images | lists)
+    name = "tiny-imagenet-2-classes.zip"
+    path = put(mine, content, "tiny_imagenet", name)
+    monkeypatch.setattr(_tiny_imagenet, "_PARTS", {name: hashlib.sha256(content).hexdigest()})
+    _tiny_imagenet._load.cache_clear()
+    part = data.tiny_imagenet(num_classes=2)
+    assert part.name == f"tiny_imagenet/train (2 classes, seed 0, {name})"
+    np.testing.assert_array_equal(part.images, whole.images)
+    np.testing.assert_array_equal(part.labels, whole.labels)
+    assert len(data.tiny_imagenet("test", num_classes=2)) == 2
+    for other in ({"num_classes": 2, "seed": 1}, {"num_classes": 3}):  # not a draw from all classes
+        with pytest.raises(data.DataError, match=r"tiny-imagenet-200.zip was not found"):
+            data.tiny_imagenet(**other)
+    _tiny_imagenet._load.cache_clear()
+    path.write_bytes(content[:-1])
+    with pytest.raises(data.DataError, match="is damaged"):
+        data.tiny_imagenet(num_classes=2)
 
 
 def test_classes_are_drawn_by_seed(tiny):

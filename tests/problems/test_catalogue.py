@@ -46,10 +46,10 @@ def test_descriptions_are_one_line(name):
     assert "\n" not in catalogue.describe(name)
 
 
-SLOW = pytest.param("cifar10-conv", marks=pytest.mark.slow)  # unpacking its files takes most of the time
-
-
-@pytest.mark.parametrize("name", [SLOW if name == "cifar10-conv" else name for name in PARAMETERS])
+@pytest.mark.parametrize(
+    "name",  # unpacking the files of the large ones takes most of the time
+    [pytest.param(name, marks=pytest.mark.slow) if name in BEYOND_MNIST else name for name in PARAMETERS],
+)
 def test_every_problem_can_be_optimized(name, key):
     if name not in NO_DOWNLOAD and "NESTAX_DATA_DIR" not in os.environ:
         pytest.skip("needs the real files, in NESTAX_DATA_DIR")
