@@ -33,7 +33,7 @@ def tiny_imagenet(split: str = "train", num_classes: int = 50, seed: int = 0) ->
 
     The archive `tiny-imagenet-200.zip` (248 MB) is found or downloaded by `fetch` into the folder `tiny_imagenet`, and
     read without being unpacked. Where only the part `tiny-imagenet-50-classes.zip` is at hand, the default draw (50
-    classes, seed 0) comes from it, with the same arrays, and the `name` says so; any other draw needs the whole archive.
+    classes, seed 0) comes from it, with the same arrays, and the `name` says so; other draws need the whole archive.
 
     **Arguments:**
 
@@ -72,7 +72,8 @@ def _load(split: str, num_classes: int, seed: int) -> Dataset:
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"The archive {path} breaks off or is damaged: {error}.") from error
     labels = np.array([label for _, label in files])
-    name = f"tiny_imagenet/{split} ({num_classes} classes, seed {seed}{'' if path.name == _ARCHIVE else f', {path.name}'})"
+    part = "" if path.name == _ARCHIVE else f", {path.name}"
+    name = f"tiny_imagenet/{split} ({num_classes} classes, seed {seed}{part})"
     return make_dataset(np.divide(images, np.float32(255), dtype=np.float32), labels, name, num_classes)
 
 

@@ -1,5 +1,10 @@
 """Networks as pairs of functions: one draws parameters, the other maps them and inputs to outputs."""
 
+from ._adapters import (
+    FromEquinox as FromEquinox,
+    FromInitApply as FromInitApply,
+    as_architecture as as_architecture,
+)
 from ._architecture import (
     AbstractArchitecture as AbstractArchitecture,
     Layer as Layer,

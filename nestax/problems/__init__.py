@@ -1,6 +1,7 @@
 """Families of problems."""
 
 from ._classifier import Classifier as Classifier
+from ._from_loss import FromLoss as FromLoss
 from ._games import (
     DiracGAN as DiracGAN,
     InterpolatedGame as InterpolatedGame,

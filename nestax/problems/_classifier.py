@@ -1,5 +1,7 @@
 """Training a network to classify: any data set × any architecture."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._problem import AbstractProblem, Sample
 from .._tree import common_dtype
 from ..data import Dataset
-from ..networks import AbstractArchitecture
+from ..networks import AbstractArchitecture, as_architecture
 from ._supervised import check_batch_size, check_dataset, cross_entropy, draw_batch, fraction_correct
 
 
@@ -26,7 +28,8 @@ class Classifier(AbstractProblem):
     **Arguments:**
 
     - `dataset`: a `nestax.data.Dataset`.
-    - `architecture`: an `AbstractArchitecture`, such as `MLP()`.
+    - `architecture`: an `AbstractArchitecture`, such as `MLP()`; an Equinox module, or a function of a key that returns
+      one; or an object with `init` and `apply`, such as a `flax.linen` module. See `nestax.networks.as_architecture`.
     - `batch_size`: default 128, as everywhere in the learning-to-optimize literature. `None` is the whole data set at
       every step, and deterministic: samples are `None`.
 
@@ -49,14 +52,9 @@ class Classifier(AbstractProblem):
     architecture: AbstractArchitecture
     batch_size: int | None = eqx.field(static=True)
 
-    def __init__(self, dataset: Dataset, architecture: AbstractArchitecture, batch_size: int | None = 128):
-        if not isinstance(architecture, AbstractArchitecture):
-            raise ValueError(
-                "`architecture` must be an `AbstractArchitecture`, such as `MLP()`, "
-                f"got a {type(architecture).__name__}."
-            )
+    def __init__(self, dataset: Dataset, architecture: Any, batch_size: int | None = 128):
         self.dataset = check_dataset(dataset, dataset)
-        self.architecture = architecture
+        self.architecture = as_architecture(architecture)
         self.batch_size = check_batch_size(batch_size)
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree]:

@@ -1,6 +1,7 @@
 """A GAN on a mixture of Gaussians in the plane, where the density is known and the modes can be counted."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._checks import count, is_concrete
 from .._tree import as_float_array, common_dtype
-from ..networks import MLP, AbstractArchitecture
+from ..networks import MLP, AbstractArchitecture, as_architecture
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 
 HIGH_QUALITY = 3
@@ -194,13 +195,8 @@ def _mlp(width: int, depth: int) -> MLP:
     return MLP((width,) * depth, "relu", init_scale=None)
 
 
-def _as_network(network: AbstractArchitecture | None, name: str) -> AbstractArchitecture:
-    if network is not None and not isinstance(network, AbstractArchitecture):
-        raise ValueError(
-            f"`{name}` must be an `AbstractArchitecture`, such as `MLP((256,), 'relu', None)`, or None, got a "
-            f"{type(network).__name__}."
-        )
-    return _mlp(256, 4) if network is None else network
+def _as_network(network: Any, name: str) -> AbstractArchitecture:
+    return _mlp(256, 4) if network is None else as_architecture(network, name)
 
 
 def _as_positive(x: ArrayLike, name: str) -> Float[Array, ""]:

@@ -1,5 +1,7 @@
 """Nested problems: networks that are trained under hyperparameters, which validation data judge."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from .._problem import Sample
 from .._tree import common_dtype
 from ..data import Corpus, Dataset
 from ..hyperparameters import AbstractHyperparameters, Batch, Values, add_up
-from ..networks import AbstractArchitecture, LSTMLanguageModel, LSTMState, unchanged
+from ..networks import AbstractArchitecture, LSTMLanguageModel, LSTMState, as_architecture, unchanged
 from ._supervised import check_batch_size, check_dataset, cross_entropy, fraction_correct
 
 Outputs = tuple[Float[Array, "..."], Float[Array, ""]]
@@ -34,7 +36,7 @@ class NestedClassifier(AbstractNestedModel):
     **Arguments:**
 
     - `train`, `valid`: two `nestax.data.Dataset`s with examples of one shape.
-    - `architecture`: an `AbstractArchitecture`, such as `MLP()`.
+    - `architecture`: an `AbstractArchitecture`, such as `MLP()`, or what `nestax.networks.as_architecture` takes.
     - `hyperparameters`: an `AbstractHyperparameters`, such as `WeightDecay()`.
     - `batch_size`, `valid_batch_size`: examples per batch. `None` (default) is all of them.
 
@@ -68,19 +70,14 @@ class NestedClassifier(AbstractNestedModel):
         self,
         train: Dataset,
         valid: Dataset,
-        architecture: AbstractArchitecture,
+        architecture: Any,
         hyperparameters: AbstractHyperparameters,
         batch_size: int | None = None,
         valid_batch_size: int | None = None,
     ):
-        if not isinstance(architecture, AbstractArchitecture):
-            raise ValueError(
-                "`architecture` must be an `AbstractArchitecture`, such as `MLP()`, "
-                f"got a {type(architecture).__name__}."
-            )
         self.train = check_dataset(train, train)
         self.valid = check_dataset(valid, train)
-        self.architecture = architecture
+        self.architecture = as_architecture(architecture)
         self.hyperparameters = check_family(hyperparameters)
         self.batch_size = check_batch_size(batch_size)
         self.valid_batch_size = check_batch_size(valid_batch_size)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
-from nestax.problems._convnet import convolve
 
 from nestax import _gradients, catalogue, data, networks, problems
+from nestax.networks import convolve
 
 
 @pytest.fixture(scope="module")

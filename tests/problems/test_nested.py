@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from nestax.problems._hyperparameters_noise import concrete_mask
 
 import nestax as nx
 from nestax import catalogue, data, hyperparameters, networks, problems
+from nestax.hyperparameters._noise import concrete_mask
 
 from ..helpers import assert_close, cast, central_difference
 
