@@ -1,19 +1,11 @@
-"""nestax: optimization inside optimization, in JAX."""
+"""nestax: optimization inside optimization, in JAX.
 
-from . import (
-    catalogue as catalogue,
-    dynamics as dynamics,
-    data as data,
-    evaluation as evaluation,
-    guards as guards,
-    hyper as hyper,
-    hyperparameters as hyperparameters,
-    learned as learned,
-    meta as meta,
-    networks as networks,
-    optimizers as optimizers,
-    problems as problems,
-)
+The core is imported here; a package (`nestax.optimizers`, `nestax.meta`, ...) when it is first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
 from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradient as joint_gradient
 from ._nested import (
     AbstractNested as AbstractNested,
@@ -50,3 +42,46 @@ from ._rollout import (
 from ._solve import Solution as Solution, solve as solve
 from ._step import OptimizerStep as OptimizerStep
 from ._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from . import (
+        catalogue as catalogue,
+        data as data,
+        dynamics as dynamics,
+        evaluation as evaluation,
+        guards as guards,
+        hyper as hyper,
+        hyperparameters as hyperparameters,
+        learned as learned,
+        meta as meta,
+        networks as networks,
+        optimizers as optimizers,
+        problems as problems,
+        recipes as recipes,
+    )
+
+_PACKAGES = (
+    "catalogue",
+    "data",
+    "dynamics",
+    "evaluation",
+    "guards",
+    "hyper",
+    "hyperparameters",
+    "learned",
+    "meta",
+    "networks",
+    "optimizers",
+    "problems",
+    "recipes",
+)
+
+
+def __getattr__(name: str):
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGES})
