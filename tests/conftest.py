@@ -13,6 +13,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Programs here run for milliseconds and compile for seconds; the fixture `optimized` switches the passes on again.
+jax.config.update("jax_disable_most_optimizations", True)
 # No compilation cache on disk: a test must see the code that it compiles, and a stale entry would hide a retrace.
 
 jaxtyping.install_import_hook("nestax", "beartype.beartype")  # before anything imports nestax
@@ -34,6 +36,16 @@ def forget_compiled_programs():
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(20_240_613)
+
+
+@pytest.fixture
+def optimized():
+    """Compiles with all optimizations, for tests that count operations or compare compiled programs bit by bit."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_rollout_equals_a_loop():
     assert out.result == nx.RESULTS.successful
 
 
-def test_segments_and_every_step_need_less_memory():
+def test_segments_and_every_step_need_less_memory(optimized):
     """A step with inner values 20 times the carry, over 256 steps: what is kept decides."""
 
     def temporary_bytes(checkpoint):

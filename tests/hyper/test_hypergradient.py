@@ -456,7 +456,7 @@ def test_a_nested_model_is_the_sum_of_its_parts(key):
     assert_close(joint[1], jax.grad(problem.inner_loss, 1)(hyperparameters, weights, None), rtol=1e-12)
 
 
-def test_memory_of_an_unroll_and_of_a_series():
+def test_memory_of_an_unroll_and_of_a_series(optimized):
     """Segments keep an order of magnitude less than all steps, and terms of a series cost no memory."""
 
     class Cubic(nx.AbstractNested, nx.AbstractDeterministicProblem):  # its steps must be kept: the curvature changes
