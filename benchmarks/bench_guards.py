@@ -59,7 +59,7 @@ def measure(name: str, rounds: int) -> dict[str, float]:
 
         return jax.lax.scan(block, None, keys)[1]
 
-    keys = jax.random.split(key, STEPS).reshape(-1, guard.num_batches)
+    keys = jax.random.split(key, STEPS).reshape(-1, guard.rule.num_batches)
     players = problem.init(key), problem.init(jax.random.key(2))
     parts = {
         "guard": runner(guard),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from ._flax import register_with_flax
 from ._gradients import evaluate_losses, joint_gradient
 from ._problem import AbstractProblem, Players, Sample
 
@@ -47,14 +48,32 @@ class Cost(eqx.Module):
 class StepInfo(eqx.Module):
     """The report of one optimizer step.
 
-    - `losses`: every player's loss at the players *before* the step, on the step's first sample.
+    - `losses`: every player's loss at the players *before* the update, on its first sample: shape `(players,)`. Of an
+      optimizer that makes several updates per step one row per update, `(updates, players)`, at the points that it led
+      through, so that all curves can be compared point by point.
     - `cost`: the evaluations that the step has taken. Default: one joint gradient.
     - `aux`: anything else that the optimizer reports, such as a guard's decision. `None` for most.
     """
 
-    losses: Float[Array, " players"]
+    losses: Float[Array, "*updates players"]
     cost: Cost = eqx.field(default_factory=lambda: Cost(gradients=1))
     aux: PyTree = None
+
+
+def losses_per_update(info: StepInfo, updates_per_step: int) -> Float[Array, "updates players"]:
+    """The losses of stacked infos, with one row per update.
+
+    **Raises** `ValueError` where those of a step of several updates are not one row per update.
+    """
+    losses = info.losses
+    if updates_per_step == 1:
+        return losses
+    if losses.ndim != 3 or losses.shape[1] != updates_per_step:
+        raise ValueError(
+            f"An optimizer that makes {updates_per_step} updates per step reports losses of shape "
+            f"({updates_per_step}, players), got {losses.shape[1:]}."
+        )
+    return losses.reshape(losses.shape[0] * updates_per_step, losses.shape[-1])
 
 
 class AbstractOptimizer(eqx.Module):
@@ -88,6 +107,16 @@ class AbstractOptimizer(eqx.Module):
         """What the user should be warned of, given the state at the end of a run. By default nothing."""
         del state
         return ()
+
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
+        """This optimizer as an Optax transformation, for any training loop.
+
+        **Raises** `ValueError` for an optimizer that has no such form, since it evaluates the problem itself.
+        """
+        raise ValueError(
+            f"{type(self).__name__} evaluates the problem itself, several times or at other points than the current "
+            "one, so it has no Optax form, which is given gradients. Use `nestax.solve`, or its `init` and `step`."
+        )
 
 
 class AbstractGradientOptimizer(AbstractOptimizer):
@@ -150,18 +179,28 @@ class AbstractGradientOptimizer(AbstractOptimizer):
 
 class _Function:
     """A method of a Module that is no pytree, so that other libraries take it for a function: Flax keeps it static,
-    `jax.jit` hashes it (by identity), and it can be pickled, which a closure cannot."""
+    `jax.jit` hashes it (by identity), and it can be pickled, which a closure cannot. Flax can save the states."""
 
-    def __init__(self, method: Any):
-        self.method = method
+    def __init__(self, method: Any, state: Callable):
+        self.method, self.state = method, state
 
     def __call__(self, *arguments: Any, **extra: Any) -> Any:
-        return self.method(*arguments, **extra)
+        out = self.method(*arguments, **extra)
+        register_with_flax(self.state(out))
+        return out
 
 
 def as_transformation(init: Callable, update: Callable) -> optax.GradientTransformationExtraArgs:
     """Two methods of a Module as an Optax transformation of plain functions."""
-    return optax.GradientTransformationExtraArgs(_Function(init), _Function(update))
+    return optax.GradientTransformationExtraArgs(_Function(init, _first_state), _Function(update, _next_state))
+
+
+def _first_state(state: PyTree) -> PyTree:
+    return state
+
+
+def _next_state(updates_and_state: tuple[PyTree, PyTree]) -> PyTree:
+    return updates_and_state[1]
 
 
 def _value(problem: AbstractProblem, sample: Sample, players: Players) -> Float[Array, ""]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ._optax import AnyOptimizer, as_optimizer
-from ._optimizer import AbstractOptimizer, StepInfo
+from ._optimizer import AbstractOptimizer, StepInfo, losses_per_update
 from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
 from ._rollout import RESULTS, Rollout, blank, raise_failure, rollout, select
@@ -25,7 +25,8 @@ class Solution(eqx.Module):
 
     - `players`, `state`: the last finite iterate and the optimizer's state there.
     - `info`: the recorded `StepInfo`s, stacked; `info.losses` has shape `(records, players)`. From the failing step on
-      floating-point entries are NaN and all others zero, as in a `Rollout`.
+      floating-point entries are NaN and all others zero, as in a `Rollout`. Where a step is several updates, `losses`
+      has a record per `record_every` updates, and all else at most one per step.
     - `num_steps`: how many updates were made.
     - `result`: a `RESULTS`.
     """
@@ -73,9 +74,10 @@ def solve(
     - `key`: a PRNG key; fixes the initial point, the samples and the optimizer's own randomness.
     - `players`: where to start; `None` means `problem.init`.
     - `state`: an optimizer state to go on from (with its `players`); `None` means `optimizer.init`.
-    - `record_every`: keep one record per so many steps, in which floating-point entries are the mean over these steps
-      (a smoothed loss), counts their sum, and all else the last value. Must divide 1,000 or be a multiple of it, and
-      divide the number of steps. Default 1: every step.
+    - `record_every`: keep one record per so many updates, in which floating-point entries are the mean over these
+      updates (a smoothed loss), counts their sum, and all else the last value. Must divide `num_steps`, be a multiple
+      or a divisor of `optimizer.updates_per_step`, and, in steps, divide 1,000 or be a multiple of it. Default 1: every
+      update.
     - `progress`: show a progress bar with the current losses.
     - `throw`: raise `NumericalError` on a non-finite iterate; otherwise the `Solution` says so in `result`.
 
@@ -99,28 +101,32 @@ def solve(
     if state is not None and players is None:
         raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
     optimizer = as_optimizer(optimizer)
+    updates = optimizer.updates_per_step
     calls = _count_calls(optimizer, num_steps)
-    _check_recording(calls, record_every)
+    _check_recording(num_steps, updates, record_every)
     players, state, sample_key = start(problem, optimizer, players, state, key)
-    window = min(record_every, CHUNK)  # a longer record is put together from whole chunks at the end
+    every = max(record_every // updates, 1)  # steps per record
+    window = min(every, CHUNK)  # a longer record is put together from whole chunks at the end
+    rows = min(record_every, window * updates)  # of losses
     step = OptimizerStep(problem, optimizer)
     carry, infos, num_done, result = (players, state), [], 0, RESULTS.successful
-    with progress_bar(calls * optimizer.updates_per_step, "solve", progress) as report:
+    with progress_bar(num_steps, "solve", progress) as report:
         for index, begin in enumerate(range(0, calls, CHUNK)):
             size = min(CHUNK, calls - begin)
             xs = stack_samples(problem, jax.random.fold_in(sample_key, index), size, optimizer.samples_per_step)
             out = rollout(step, carry, xs, num_steps=size, throw=False)
             if isinstance(out.num_steps, jax.core.Tracer):
                 out = _keep_failed(result == RESULTS.successful, carry, out)
-            infos.append(_thin(out.info, window))
+            flat = eqx.tree_at(lambda i: i.losses, out.info, losses_per_update(out.info, updates))
+            infos.append(_thin(flat, window, rows))
             carry, (num_done, result) = out.carry, _join(num_done, result, out, begin)
-            report((begin + size) * optimizer.updates_per_step, lambda out=out: _mean_losses(out))
+            report((begin + size) * updates, lambda losses=flat.losses: _mean_losses(losses))
             if not isinstance(out.num_steps, jax.core.Tracer) and out.result != RESULTS.successful:
-                infos.append(_blank_records(infos[-1], (calls - begin - size) // window))
+                infos.append(_blank_records(infos[-1], (calls - begin - size) // window, updates * window // rows))
                 break
     info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
-    info = _thin(info, record_every // window)
-    solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * optimizer.updates_per_step), result)
+    info = _thin(info, every // window, record_every // rows)
+    solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * updates), result)
     if not isinstance(solution.num_steps, jax.core.Tracer):
         for message in optimizer.diagnose(solution.state):
             warnings.warn(message, stacklevel=2)
@@ -174,35 +180,41 @@ def _count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
     return calls
 
 
-def _check_recording(calls: int, every: int) -> None:
-    if every < 1 or calls % every or (CHUNK % every and every % CHUNK):
+def _check_recording(num_steps: int, updates: int, every: int) -> None:
+    steps = max(every // updates, 1)
+    fits = every >= 1 and num_steps % every == 0 and (every % updates == 0 or updates % every == 0)
+    if not fits or (CHUNK % steps and steps % CHUNK):
+        several = "" if updates == 1 else f", a multiple or a divisor of the {updates} updates of a step,"
         raise ValueError(
-            f"`record_every` must be a positive divisor (or a multiple) of {CHUNK} and divide the {calls} steps, "
-            f"got {every}."
+            f"`record_every` must be, in steps, a positive divisor (or a multiple) of {CHUNK}{several} and divide the "
+            f"{num_steps} updates, got {every}."
         )
 
 
-def _thin(info: StepInfo, every: int) -> StepInfo:
-    if every == 1:
-        return info
+def _thin(info: StepInfo, every: int, rows: int) -> StepInfo:
+    """One record of every so many steps, and of every so many rows of losses."""
 
-    def windows(x):
-        return x.reshape(-1, every, *x.shape[1:])
+    def windows(x, size):
+        return x.reshape(-1, size, *x.shape[1:])
 
-    def last_or_mean(x):
-        x = windows(x)
+    def last_or_mean(x, size=every):
+        if size == 1:
+            return x
+        x = windows(x, size)
         return x.mean(axis=1) if jnp.issubdtype(x.dtype, jnp.inexact) else x[:, -1]
 
-    thinned = jax.tree.map(last_or_mean, info)
-    return eqx.tree_at(lambda i: i.cost, thinned, jax.tree.map(lambda x: windows(x).sum(axis=1), info.cost))
+    cost = jax.tree.map(lambda x: x if every == 1 else windows(x, every).sum(axis=1), info.cost)
+    return StepInfo(last_or_mean(info.losses, rows), cost, jax.tree.map(last_or_mean, info.aux))
 
 
-def _blank_records(info: StepInfo, num: int) -> StepInfo:
+def _blank_records(info: StepInfo, num: int, losses_each: int) -> StepInfo:
     """The records of the steps that were not even tried after a failure, as a rollout blanks them."""
 
-    return jax.tree.map(lambda x: blank(jnp.zeros((num, *x.shape[1:]), x.dtype)), info)
+    def blanks(x, num=num):
+        return blank(jnp.zeros((num, *x.shape[1:]), x.dtype))
+
+    return eqx.tree_at(lambda i: i.losses, jax.tree.map(blanks, info), blanks(info.losses, num * losses_each))
 
 
-def _mean_losses(out: Rollout) -> str:
-    losses = out.info.losses
+def _mean_losses(losses: Float[Array, "updates players"]) -> str:
     return "" if isinstance(losses, jax.core.Tracer) else " ".join(f"{x:.4g}" for x in np.mean(losses[-100:], axis=0))

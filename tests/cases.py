@@ -37,6 +37,8 @@ class Case:
     problems: tuple[Callable, ...] = (trees, noisy)  # from a dtype; the first is used where one is enough
     reference: Callable | None = None  # the same as a plain Optax transformation, from a float
     differentiable: bool = True  # the gradient with respect to the learning rate exists
+    needs_loss: bool = False  # its Optax form compares losses: it takes `value_fn`, and must see all parameters
+    holds_players: bool = False  # its state holds iterates, in the dtype of the players
     rtol: float = 1e-12  # compiled against not compiled, batched against single, in float64: rounding only
     rtol_float32: float = 1e-4  # 5 steps in float32 against float64
 
@@ -56,12 +58,22 @@ def complex_adam(learning_rate):
     return nx.optimizers.Optax(nx.optimizers.complex_adam, learning_rate=learning_rate)
 
 
-def loss_guard(learning_rate):
-    return nx.guards.LossGuard(nx.optimizers.momentum(learning_rate), nx.optimizers.sgd(learning_rate), 2, 1)
+def loss_guard(learning_rate, rule=None):
+    rule = nx.guards.Blocks(2, 1) if rule is None else rule
+    return nx.guards.LossGuard(nx.optimizers.momentum(learning_rate), nx.optimizers.sgd(learning_rate), rule=rule)
+
+
+def adaptive_guard(learning_rate):
+    return loss_guard(learning_rate, nx.guards.AdaptiveBlocks(1, 2, max_multiple=2))
+
+
+def safeguard(learning_rate):
+    optimizer, fallback = nx.optimizers.momentum(learning_rate), nx.optimizers.sgd(learning_rate)
+    return nx.guards.safeguard(optimizer, fallback, num_steps=2, num_batches=1)
 
 
 def residual_guard(learning_rate):
-    return nx.guards.ResidualGuard(nx.optimizers.momentum(learning_rate), nx.guards.GradientOperator(learning_rate))
+    return nx.guards.ResidualGuard(nx.optimizers.momentum(learning_rate), nx.guards.GradientDescentMap(learning_rate))
 
 
 def halpern(alpha):
@@ -106,8 +118,10 @@ CASES = (
     # Whether a proposal is accepted jumps with the learning rate, here nowhere near `rate`.
     Case("energy-guard", energy_guard),
     # Guards are for one player. Which candidate is taken jumps with the learning rate, here nowhere near `rate`.
-    Case("loss-guard", loss_guard, problems=(quadratic, noisy)),
-    Case("residual-guard", residual_guard, problems=(quadratic, noisy)),
+    Case("loss-guard", loss_guard, problems=(quadratic, noisy), needs_loss=True),
+    Case("adaptive-guard", adaptive_guard, problems=(quadratic, noisy), needs_loss=True),
+    Case("safeguard", safeguard, problems=(quadratic, noisy), needs_loss=True, holds_players=True),
+    Case("residual-guard", residual_guard, problems=(quadratic, noisy), needs_loss=True),
     # Second derivatives on: otherwise the gradient with respect to the scale is the first-order one, by design.
     Case("l2o-dm", lambda s: nx.learned.L2ODM((3,), scale=s, second_derivatives=True, key=jax.random.key(0))),
     Case("rnnprop", lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0))),

@@ -10,13 +10,13 @@ import nestax
 ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
-TOOLS = {"_checks", "_tree"}
+TOOLS = {"_checks", "_flax", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_gradients", "_nested"}
 CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress", "_solve", "_storage", "_run"}
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 MODELS = {"data", "networks", "hyperparameters", "problems"}
-TRAINING = WRAPPERS | {"measures", "meta", "hyper", "dynamics"}
+TRAINING = WRAPPERS | {"meta", "hyper", "dynamics"}
 ALLOWED = {
     "_version": set(),
     "_progress": set(),
@@ -25,6 +25,7 @@ ALLOWED = {
     "_compat": set(),
     "_checks": set(),
     "_tree": set(),
+    "_flax": set(),
     "_resolvent": TOOLS,
     "_problem": TOOLS | {"_resolvent"},
     "_gradients": TOOLS | {"_resolvent", "_problem"},
@@ -42,8 +43,7 @@ ALLOWED = {
     "optimizers": CORE,
     "learned": OPTIMIZERS | {"_version"},
     "guards": OPTIMIZERS,
-    "measures": CORE,
-    "meta": WRAPPERS | {"measures", "_version"},
+    "meta": WRAPPERS | {"_version"},
     "hyper": WRAPPERS,
     "dynamics": WRAPPERS,
     "evaluation": TRAINING | {"_version"},

@@ -141,7 +141,7 @@ def evaluate(
             losses = np.asarray(runs.losses[..., 0], np.float64)
             updates = optimizer.updates_per_step
             curves[name] = Curve(
-                np.repeat(losses, updates, axis=1),
+                losses,
                 np.repeat(np.asarray(runs.cost.gradients).max(axis=0), updates).cumsum() // updates,
                 seconds_per_step(problem, optimizer, key),
             )

@@ -1,6 +1,6 @@
 """Safeguarded L2O for convex-concave games: accept a proposal of small energy, else take Halpern's step."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,20 +15,19 @@ from .._rollout import all_finite, select
 from .._tree import common_dtype, dot, upcast
 from ..optimizers import AbstractResolventSolver, Resolvent, as_optimizer
 from ._candidates import healthy
-
-Mode = Literal["keep", "restore"]
+from ._policies import AbstractStatePolicy, Keep, NotTaken, check_policy
 
 
 class EnergyDecision(eqx.Module):
-    """What an energy guard decided, in `StepInfo.aux`. All entries are floating-point, so that a record holds means.
+    """A decision of an energy guard, in `StepInfo.aux`. All entries are floating-point, so that a record holds means.
 
-    - `use_learned`: 1.0 where the proposal was accepted, else 0.0.
+    - `accepted`: 1.0 where the proposal was accepted, else 0.0.
     - `finite`: 1.0 where the proposal was finite, else 0.0.
     - `energy`: $E_{k+1}$ of the proposal; `inf` where it is not finite.
     - `threshold`: $C / (k + 1)$.
     """
 
-    use_learned: Float[Array, ""]
+    accepted: Float[Array, ""]
     finite: Float[Array, ""]
     energy: Float[Array, ""]
     threshold: Float[Array, ""]
@@ -41,8 +40,9 @@ class EnergyGuardState(eqx.Module):
     anchor: Players  # the initial players, in float32 at least
     prepared: PyTree  # of the resolvent
     unit: Float[Array, ""]  # what the slack is a multiple of
+    initial: PyTree  # the guarded optimizer's first state, where the policy needs it
     # changes
-    learned: PyTree
+    proposal: PyTree
     point: Players  # where the image is known: `players`, after an acceptance. Both in float32 at least
     image: Players
     count: Int[Array, ""]  # k
@@ -74,14 +74,14 @@ class EnergyGuard(AbstractOptimizer):
 
     **Arguments:**
 
-    - `optimizer`: what proposes: any nestax optimizer or Optax transformation.
+    - `proposal`: what proposes: any nestax optimizer or Optax transformation.
     - `alpha`: $\alpha$, the step size of the resolvent, in units of one over curvature.
     - `slack`: $C$, in units of a squared distance. Default 0: the sharpest bound, and the fewest acceptances.
     - `relative`: whether `slack` is a multiple of $\lVert F(u_1) \rVert^2$ instead, so that it does not depend on the
       scale of the game. Default: no.
     - `resolvent`: how the resolvent is computed; see `nestax.optimizers.Halpern`.
-    - `on_reject`: the guarded optimizer's state after a rejection: `"keep"` (default), the one that its rejected step
-      led to, or `"restore"`, the one before. A state that is not finite is never kept. The publication does not say.
+    - `on_reject`: what becomes of the proposing optimizer's state after a rejection: `Keep()` (default), `Restore()`,
+      `Count()` or `Reset()`. The publication does not say.
 
     **Cost** per step: the proposal's, one resolvent at the proposal, and one at $u_k$ only where the fallback is taken
     and the last step's was as well (else it is known). `StepInfo.cost.resolvents` counts them; under `vmap` both are
@@ -90,8 +90,8 @@ class EnergyGuard(AbstractOptimizer):
     At the end `solve` warns of proposals that were not finite (`state.num_nonfinite` counts them), and of a run in
     which none was accepted.
 
-    **Raises** `ValueError` for `alpha` that is not positive, a negative `slack`, unknown modes, and a problem without a
-    resolvent.
+    **Raises** `ValueError` for `alpha` that is not positive, a negative `slack`, another policy, and a problem without
+    a resolvent.
 
     **Source:** J. Shen, X. Chen, H. Heaton, T. Chen, J. Liu, W. Yin, Z. Wang, *Learning a minimax optimizer: a pilot
     study*, ICLR 2021, Method 1 and Theorem 3.1. **Corrections:** in the energy (7) the factor is printed as $1/k$; the
@@ -113,58 +113,59 @@ class EnergyGuard(AbstractOptimizer):
     ```
     """
 
-    optimizer: AbstractOptimizer
+    proposal: AbstractOptimizer
     implicit: Resolvent
     slack: Float[Array, ""]
     relative: bool = eqx.field(static=True)
-    on_reject: Mode = eqx.field(static=True)
+    on_reject: AbstractStatePolicy
 
     def __init__(
         self,
-        optimizer: AbstractOptimizer | optax.GradientTransformation,
+        proposal: AbstractOptimizer | optax.GradientTransformation,
         alpha: float | Float[Array, ""],
         slack: float | Float[Array, ""] = 0.0,
         *,
         relative: bool = False,
         resolvent: AbstractResolventSolver | None = None,
-        on_reject: Mode = "keep",
+        on_reject: AbstractStatePolicy | None = None,
     ):
-        self.optimizer = as_optimizer(optimizer)
+        self.proposal = as_optimizer(proposal, "proposal")
         self.implicit = Resolvent(alpha, resolvent)
         if isinstance(slack, int | float) and not 0 <= slack < float("inf"):
             raise ValueError(f"`slack`, the constant C, must be a finite number of at least 0, got {slack}.")
-        if on_reject not in get_args(Mode):
-            raise ValueError(f"`on_reject` must be one of {', '.join(map(repr, get_args(Mode)))}, got {on_reject!r}.")
         self.slack = jnp.asarray(slack, float) if isinstance(slack, int | float) else slack
-        self.relative, self.on_reject = relative, on_reject
+        self.relative = relative
+        policy = Keep() if on_reject is None else on_reject
+        self.on_reject = check_policy(policy, "on_reject", AbstractStatePolicy)
 
     @property
     def samples_per_step(self) -> int:
-        return self.optimizer.samples_per_step
+        return self.proposal.samples_per_step
 
     @property
     def updates_per_step(self) -> int:
-        return self.optimizer.updates_per_step
+        return self.proposal.updates_per_step
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> EnergyGuardState:
-        dtype = common_dtype(players, jnp.float32)
+        proposal = self.proposal.init(problem, players, key)
         return EnergyGuardState(
-            upcast(players),
-            self.implicit.prepare(problem),
-            jnp.ones((), dtype),
-            self.optimizer.init(problem, players, key),
-            jax.tree.map(lambda p: jnp.full_like(p, jnp.inf), upcast(players)),  # nowhere
-            upcast(players),
-            jnp.array(1),
-            jnp.array(0),
-            jnp.array(0),
+            anchor=upcast(players),
+            prepared=self.implicit.prepare(problem),
+            unit=jnp.ones((), common_dtype(players, jnp.float32)),
+            initial=proposal if self.on_reject.needs_initial else None,
+            proposal=proposal,
+            point=jax.tree.map(lambda p: jnp.full_like(p, jnp.inf), upcast(players)),  # nowhere
+            image=upcast(players),
+            count=jnp.array(1),
+            num_accepted=jnp.array(0),
+            num_nonfinite=jnp.array(0),
         )
 
     def step(
         self, problem: AbstractProblem, players: Players, state: Any, samples: Sample
     ) -> tuple[Players, EnergyGuardState, StepInfo]:
         sample = jax.tree.map(lambda x: x[0], samples)
-        proposal, learned, proposed = self.optimizer.step(problem, players, state.learned, samples)
+        proposal, after, proposed = self.proposal.step(problem, players, state.proposal, samples)
         finite = all_finite(proposal)
         proposal = select(finite, proposal, players)  # a resolvent at NaN could stop a general solver
 
@@ -182,18 +183,20 @@ class EnergyGuard(AbstractOptimizer):
 
         first = self.relative & (state.count == 1)  # an array: the count is one
         unit = jnp.where(first, _norm_squared(_residual(players, here)), state.unit)
-        after = healthy(learned, state.learned)
+        not_taken = NotTaken(state.proposal, after, state.initial, None)
+        after = select(accept, after, self.on_reject.state(not_taken))
         point, image = select(accept, (upcast(proposal), at_proposal), (upcast(players), here))
         state = EnergyGuardState(
-            state.anchor,
-            state.prepared,
-            unit,
-            select(accept, after, state.learned) if self.on_reject == "restore" else after,
-            point,
-            image,
-            state.count + 1,
-            state.num_accepted + accept.astype(state.count.dtype),
-            state.num_nonfinite + (~finite).astype(state.count.dtype),
+            anchor=state.anchor,
+            prepared=state.prepared,
+            unit=unit,
+            initial=state.initial,
+            proposal=healthy(after, state.proposal),
+            point=point,
+            image=image,
+            count=state.count + 1,
+            num_accepted=state.num_accepted + accept.astype(state.count.dtype),
+            num_nonfinite=state.num_nonfinite + (~finite).astype(state.count.dtype),
         )
         dtype = energy.dtype
         decision = EnergyDecision(accept.astype(dtype), finite.astype(dtype), energy, threshold)
@@ -218,7 +221,7 @@ class EnergyGuard(AbstractOptimizer):
         return _norm_squared(residual) - product / state.count.astype(product.dtype)
 
     def diagnose(self, state: Any) -> tuple[str, ...]:
-        messages = self.optimizer.diagnose(state.learned)
+        messages = self.proposal.diagnose(state.proposal)
         num_steps, num_nonfinite = int(state.count) - 1, int(state.num_nonfinite)
         if num_nonfinite:
             messages += (

@@ -1,4 +1,4 @@
-"""A loss guard inside a training loop that is not ours."""
+"""A loss guard inside a training loop that is not ours: one update at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,100 +7,209 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._optimizer import apply_updates
+from .._optax import as_gradient_optimizer
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, apply_updates, as_transformation
 from .._rollout import all_finite, select
-from .._tree import check_same_structure, common_dtype
-from ._candidates import Candidate, Pair
-from ._decision import Moments, judge
+from .._tree import check_same_structure, common_dtype, norm
+from ._candidates import Candidate, Pair, begin, both, own_runs, runners, states_after
+from ._comparison import judge
+from ._rules import AbstractRule
 
 
-class BlockState(eqx.Module):
-    """Where a block stands. The fallback's players are the loop's own parameters, so they are not kept."""
+class LoopState(eqx.Module):
+    """The state of a loss guard in a training loop.
 
-    position: Int[Array, ""]  # updates made since the start of the block
-    start: PyTree  # parameters there
-    before: tuple[PyTree, PyTree]  # the states of both there
-    learned: Candidate
-    fallback_state: PyTree
-    fallback_finite: Bool[Array, ""]
-    initial: PyTree  # as in `LossGuardState`
-    use_learned: Bool[Array, ""]  # the last decision
+    The candidate that the loop's own parameters follow has no players here.
+    """
+
+    candidates: Pair
+    # of the block
+    start: PyTree  # parameters at its start
+    before: Pair  # states at its start
+    multiple: Int[Array, ""]  # pieces that it is to have
+    position: Int[Array, ""]  # updates that it has had
+    # of the run
+    initial: Pair  # the first states, where a policy needs them
+    in_step: Int[Array, ""]  # updates since the start of the step, which ends a block
+    at_params: Pair  # whose candidate the last decision took; both at the start
+    scale: Float[Array, ""]  # the largest norm of a gradient so far
 
 
-def block_transformation(pair: Pair, num_steps: int) -> optax.GradientTransformationExtraArgs:
-    """The transformation behind `LossGuard.as_optax`."""
-    pair.check_gradient_optimizers()
-    if "own" in (pair.on_accept, pair.on_reject):
-        raise ValueError(
-            "In a training loop there is one set of parameters, so no optimizer can have a run of its own: "
-            '`on_accept="own"` and `on_reject="own"` have no Optax form. Use `solve`, or another mode.'
+class LoopGuard(eqx.Module):
+    """The two functions of the Optax form of a `LossGuard`."""
+
+    optimizers: Pair
+    policies: Pair
+    rule: AbstractRule
+
+    @property
+    def host(self) -> Pair:
+        """Whose candidate the loop's parameters follow within a block: one that has no run of its own."""
+        fallback = not self.policies.fallback.runs_alone
+        return Pair(not fallback and not self.policies.proposal.runs_alone, fallback)
+
+    def init(self, params: PyTree) -> LoopState:
+        refuse_masks(params)
+        states = both(lambda o: o.init_update(params), self.optimizers)
+        alone = both(lambda policy: params if policy.runs_alone else None, self.policies)
+        state = LoopState(
+            candidates=self._without_host(begin(params, states, self.policies, alone)),
+            start=params,
+            before=states,
+            multiple=jnp.array(1),
+            position=jnp.array(0),
+            initial=both(lambda policy, state: state if policy.needs_initial else None, self.policies, states),
+            in_step=jnp.array(0),
+            at_params=Pair(jnp.array(True), jnp.array(True)),
+            scale=jnp.zeros((), common_dtype(params, jnp.float32)),
         )
-
-    def begin(
-        params: PyTree, states: tuple[PyTree, PyTree], initial: PyTree, use_learned: Bool[Array, ""]
-    ) -> BlockState:
-        learned, fallback = pair.start(params, states)
-        return BlockState(jnp.array(0), params, states, learned, fallback.state, fallback.finite, initial, use_learned)
-
-    def init(params: PyTree) -> Any:
-        states = (pair.optimizer.init_update(params), pair.fallback.init_update(params))
-        initial = states[0] if pair.on_reject == "reset" else None
-        return begin(params, states, initial, jnp.array(False))
+        # every leaf a buffer of its own, so that all can be donated
+        return jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, state)
 
     def update(
+        self,
         updates: PyTree,
-        state: Any,
+        state: LoopState,
         params: PyTree | None = None,
         *,
         value_fn: Callable | None = None,
         validation_fn: Callable | None = None,
         **extra: Any,
-    ) -> tuple[PyTree, Any]:
-        del extra
+    ) -> tuple[PyTree, LoopState]:
         if params is None or value_fn is None:
             raise ValueError(
                 "A guard compares losses, so its `update` needs the parameters and the loss: call "
                 "`update(gradients, state, params, value_fn=loss)`, where `loss(params)` is this minibatch's."
             )
+        refuse_masks(params)
         check_same_structure(params, state.start, "params")
-        learned_runner, fallback_runner = pair.runners()
-        gradients = jax.grad(value_fn)(state.learned.players)
-        learned = _advance(learned_runner, state.learned, gradients)
-        fallback = _advance(fallback_runner, Candidate(params, state.fallback_state, state.fallback_finite), updates)
+        functions = {"value_fn": value_fn, "validation_fn": validation_fn}
+        fresh = state.position == 0
+        scale = state.scale
 
-        def decide() -> tuple[PyTree, BlockState]:
-            validate = value_fn if validation_fn is None else validation_fn
-            losses = jnp.stack([validate(learned.players), validate(fallback.players)])[None]
-            losses = losses.astype(common_dtype(losses, jnp.float32))
-            verdict = judge(Moments.of(losses), jnp.stack([learned.finite, fallback.finite]), num_steps)
-            chosen = select(verdict.use_learned, learned.players, fallback.players)
-            states = pair.states(verdict.use_learned, state.before, (learned, fallback), state.initial)
-            chosen, states = select(verdict.failed, (state.start, state.before), (chosen, states))
-            return chosen, begin(chosen, states, state.initial, verdict.use_learned)
+        def advance(runner, host, policy, candidate, at_params):
+            nonlocal scale
+            if host:
+                return _advance(runner, params, candidate, updates, **{**extra, **functions})
+            players = candidate.players if policy.runs_alone else select(fresh, params, candidate.players)
+            value, gradients = jax.value_and_grad(value_fn)(players)
+            comparable = fresh & (at_params if policy.runs_alone else True)
+            gradients, scale = check_gradients(updates, gradients, comparable, scale)
+            return _advance(runner, players, candidate, gradients, value=value, grad=gradients, **functions)
 
-        def go_on() -> tuple[PyTree, BlockState]:
-            return fallback.players, BlockState(
-                state.position + 1,
-                state.start,
-                state.before,
-                learned,
-                fallback.state,
-                fallback.finite,
-                state.initial,
-                state.use_learned,
+        candidates = both(
+            advance,
+            runners(self.optimizers, self.policies),
+            self.host,
+            self.policies,
+            state.candidates,
+            state.at_params,
+        )
+        position, in_step = state.position + 1, state.in_step + 1
+        length = self.rule.max_multiple * self.rule.num_steps
+        ends = (position == state.multiple * self.rule.num_steps) | (in_step == length)
+        start = select(fresh, params, state.start)
+
+        def decide() -> tuple[PyTree, LoopState]:
+            verdict, comparison = self._compare(candidates, validation_fn or value_fn, position)
+            chosen = select(verdict.accept, candidates.proposal.players, candidates.fallback.players)
+            states = states_after(verdict.accept, self.policies, state.before, candidates, state.initial)
+            chosen, states = select(verdict.failed, (start, state.before), (chosen, states))
+            fresh = begin(chosen, states, self.policies, own_runs(chosen, self.policies, candidates))
+            return chosen, LoopState(
+                candidates=self._without_host(fresh),
+                start=start,
+                before=states,
+                multiple=self.rule.next_multiple(state.multiple, position // self.rule.num_steps, comparison),
+                position=jnp.zeros_like(position),
+                initial=state.initial,
+                in_step=in_step % length,
+                at_params=Pair(verdict.accept, ~verdict.accept),
+                scale=scale,
             )
 
-        target, state = jax.lax.cond(state.position + 1 == num_steps, decide, go_on)
+        def go_on() -> tuple[PyTree, LoopState]:
+            hosted = [c.players for c, host in zip(candidates, self.host) if host]
+            return hosted[0] if hosted else params, LoopState(
+                candidates=self._without_host(candidates),
+                start=start,
+                before=state.before,
+                multiple=state.multiple,
+                position=position,
+                initial=state.initial,
+                in_step=in_step,
+                at_params=state.at_params,
+                scale=scale,
+            )
+
+        target, state = jax.lax.cond(ends, decide, go_on)
         return jax.tree.map(jnp.subtract, target, params), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def _compare(self, candidates: Pair, losses: Callable, num_steps: Int[Array, ""]):
+        values = [jnp.atleast_1d(losses(candidate.players)) for candidate in candidates]
+        values = jnp.stack(values, axis=1).astype(common_dtype(values, jnp.float32))
+        comparison = self.rule.compare(lambda i: values, jnp.array(1), values.dtype)
+        finite = jnp.stack([candidate.finite for candidate in candidates])
+        return judge(comparison.moments, finite, num_steps, self.rule.margin), comparison
+
+    def _without_host(self, candidates: Pair) -> Pair:
+        return both(lambda c, host: Candidate(None, c.state, c.finite) if host else c, candidates, self.host)
 
 
-def _advance(optimizer: Any, candidate: Candidate, gradients: PyTree) -> Candidate:
+def in_a_loop(optimizers: Pair, policies: Pair, rule: AbstractRule) -> optax.GradientTransformationExtraArgs:
+    """The transformation behind `LossGuard.as_optax`."""
+    guard = LoopGuard(both(_loop_form, optimizers, Pair("proposal", "fallback")), policies, rule)
+    return as_transformation(guard.init, guard.update)
+
+
+def _loop_form(optimizer: AbstractOptimizer, name: str) -> AbstractGradientOptimizer:
+    if isinstance(optimizer, AbstractGradientOptimizer):
+        return optimizer
+    return as_gradient_optimizer(optimizer.as_optax(), name)
+
+
+def _advance(
+    optimizer: AbstractGradientOptimizer, players: PyTree, candidate: Candidate, gradients: PyTree, **extra: Any
+) -> Candidate:
     """One update; a candidate that becomes non-finite stays where it was, and stays failed."""
-    updates, state = optimizer.update(gradients, candidate.state, candidate.players)
-    players = apply_updates(candidate.players, updates)
-    finite = candidate.finite & all_finite(players)
-    return select(finite, Candidate(players, state, finite), Candidate(candidate.players, candidate.state, finite))
+    updates, state = optimizer.update(gradients, candidate.state, players, **extra)
+    moved = apply_updates(players, updates)
+    finite = candidate.finite & all_finite(moved)
+    return select(finite, Candidate(moved, state, finite), Candidate(players, candidate.state, finite))
+
+
+def check_gradients(
+    given: PyTree, own: PyTree, comparable: Bool[Array, ""], scale: Float[Array, ""]
+) -> tuple[PyTree, Float[Array, ""]]:
+    """`own`, with an error at run time if `given` is another gradient where they are at the same parameters.
+
+    Differences are relative to the largest gradient so far, since near a minimum all is rounding.
+
+    **Returns** the gradients, and the largest norm so far.
+    """
+    check_same_structure(given, own, "updates")
+    scale = jnp.maximum(scale, jnp.where(comparable, norm(own), 0).astype(scale.dtype))
+    tolerance = max(4 * float(jnp.finfo(x.dtype).eps) ** 0.5 for x in jax.tree.leaves(own))
+    differ = norm(jax.tree.map(jnp.subtract, given, own)) > tolerance * scale
+    return eqx.error_if(own, comparable & differ, _TRANSFORMED), scale
+
+
+_TRANSFORMED = (
+    "The gradients that a guard was given are not those of `value_fn`. A guard takes gradients at several points, so "
+    "what transforms them (clipping, weight decay, scaling of the loss) must be inside: instead of "
+    "`optax.chain(optax.clip(1.0), guard)` guard `optax.chain(optax.clip(1.0), learned.as_optax())`, and put the same "
+    "before the fallback. If nothing transforms them, `value_fn` must be the loss of the same minibatch."
+)
+
+
+def refuse_masks(params: PyTree) -> None:
+    """Raises `ValueError` inside `optax.masked` and the like, where part of the parameters is hidden."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    if any(isinstance(leaf, optax.MaskedNode) for leaf in leaves):
+        raise ValueError(
+            "A guard compares losses, which need all parameters, so it cannot be inside `optax.masked`, "
+            "`optax.multi_transform` or `optax.partition`. Put these inside the guard: around the optimizer that it "
+            "guards, and around the fallback."
+        )

@@ -10,25 +10,27 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._gradients import joint_gradient
-from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates
+from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates, as_transformation
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import all_finite, select
 from .._tree import common_dtype
 from ..optimizers import as_gradient_optimizer
 from ._candidates import healthy
-from ._operators import AbstractOperator
+from ._fixed_point_maps import AbstractFixedPointMap
+from ._optax import check_gradients, refuse_masks
+from ._policies import AbstractStatePolicy, Keep, NotTaken, check_policy
 from ._sequences import AbstractSequence, ExponentialMovingAverage
 
 
 class ResidualDecision(eqx.Module):
-    """What a residual guard decided, in `StepInfo.aux`.
+    """A decision of a residual guard, in `StepInfo.aux`.
 
-    - `use_learned`: 1.0 where the proposal was accepted, else 0.0.
+    - `accepted`: 1.0 where the proposal was accepted, else 0.0.
     - `residual`: of the proposal; `inf` where it is not finite.
     - `threshold`: $\\alpha\\mu_k$, with which it was compared.
     """
 
-    use_learned: Float[Array, ""]
+    accepted: Float[Array, ""]
     residual: Float[Array, ""]
     threshold: Float[Array, ""]
 
@@ -36,7 +38,8 @@ class ResidualDecision(eqx.Module):
 class ResidualGuardState(eqx.Module):
     """The guarded optimizer's state, the threshold with its sequence's state, and the number of steps."""
 
-    learned: PyTree
+    proposal: PyTree
+    initial: PyTree  # its first one, where the policy needs it
     threshold: Float[Array, ""]
     sequence: PyTree
     count: Int[Array, ""]
@@ -45,7 +48,7 @@ class ResidualGuardState(eqx.Module):
 class ResidualGuard(AbstractOptimizer):
     r"""GL2O: an optimizer whose proposals are accepted where their fixed-point residual has fallen enough.
 
-    With the fallback operator $T$ and its residual $S(x) = x - T(x)$, a proposal $y$ is judged by
+    With the fallback map $T$ and its residual $S(x) = x - T(x)$, a proposal $y$ is judged by
 
     $$x_{k+1} = \begin{cases} y & \text{if } \lVert S(y) \rVert \le \alpha \mu_k \\
     T(x_k) & \text{otherwise,} \end{cases}$$
@@ -57,14 +60,14 @@ class ResidualGuard(AbstractOptimizer):
 
     **Arguments:**
 
-    - `optimizer`: what proposes: any `AbstractGradientOptimizer` or Optax transformation.
-    - `operator`: `GradientOperator` or `ProximalGradientOperator`. With a decaying learning rate the residual is
+    - `proposal`: what proposes: any `AbstractGradientOptimizer` or Optax transformation.
+    - `fallback`: `GradientDescentMap` or `ProximalGradientMap`. With a decaying learning rate the residual is
       computed with the rate of step 0, so that thresholds stay comparable.
     - `sequence`: `ExponentialMovingAverage` (default), `GeometricSequence`, `RecentTerm`, `ArithmeticAverage` or
       `RecentMax`.
     - `alpha`: in [0, 1). Default 0.99.
-
-    The state of the guarded optimizer goes on from its own proposal, accepted or not, unless it is not finite.
+    - `on_reject`: what becomes of the proposing optimizer's state after a rejection: `Keep()` (default), `Restore()`,
+      `Count()` or `Reset()`.
 
     **Cost** per update: two gradients, the second after the proposal. `StepInfo.aux` is a `ResidualDecision`.
 
@@ -78,7 +81,7 @@ class ResidualGuard(AbstractOptimizer):
     ```python
     >>> import jax, nestax as nx
     >>> learned = nx.learned.RNNprop(key=jax.random.key(0))  # not even trained
-    >>> guard = nx.guards.ResidualGuard(learned, nx.guards.GradientOperator(0.2))
+    >>> guard = nx.guards.ResidualGuard(learned, nx.guards.GradientDescentMap(0.2))
     >>> problem = nx.problems.Quadratic(jax.numpy.array([1.0, 4.0]))
     >>> solution = nx.solve(problem, guard, num_steps=200, key=jax.random.key(1))
     >>> bool(solution.losses[-1, 0] < 1e-5)
@@ -87,27 +90,33 @@ class ResidualGuard(AbstractOptimizer):
     ```
     """
 
-    optimizer: AbstractGradientOptimizer
-    operator: AbstractOperator
+    proposal: AbstractGradientOptimizer
+    fallback: AbstractFixedPointMap
     sequence: AbstractSequence
     alpha: Float[Array, ""]
+    on_reject: AbstractStatePolicy
 
     def __init__(
         self,
-        optimizer: AbstractOptimizer | optax.GradientTransformation,
-        operator: AbstractOperator,
+        proposal: AbstractOptimizer | optax.GradientTransformation,
+        fallback: AbstractFixedPointMap,
+        *,
         sequence: AbstractSequence | None = None,
         alpha: float | Float[Array, ""] = 0.99,
+        on_reject: AbstractStatePolicy | None = None,
     ):
-        if not isinstance(operator, AbstractOperator):
+        if not isinstance(fallback, AbstractFixedPointMap):
             raise ValueError(
-                f"`operator` must be an `AbstractOperator` such as `GradientOperator`, got a {type(operator).__name__}."
+                "`fallback` must be an `AbstractFixedPointMap` such as `GradientDescentMap(0.1)`, got a "
+                f"{type(fallback).__name__}."
             )
         if isinstance(alpha, int | float) and not 0 <= alpha < 1:
             raise ValueError(f"`alpha` must be in [0, 1), got {alpha}.")
-        self.optimizer, self.operator = as_gradient_optimizer(optimizer), operator
+        self.proposal, self.fallback = as_gradient_optimizer(proposal, "proposal"), fallback
         self.sequence = ExponentialMovingAverage() if sequence is None else sequence
         self.alpha = jnp.asarray(alpha, float)
+        policy = Keep() if on_reject is None else on_reject
+        self.on_reject = check_policy(policy, "on_reject", AbstractStatePolicy)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> ResidualGuardState:
         del key
@@ -120,9 +129,9 @@ class ResidualGuard(AbstractOptimizer):
     def _init(self, params: PyTree) -> ResidualGuardState:
         dtype = common_dtype(params, jnp.float32)
         nothing = jnp.full((), jnp.inf, dtype)  # replaced at the first step, when the first residual is known
-        return ResidualGuardState(
-            self.optimizer.init_update(params), nothing, self.sequence.init(nothing), jnp.array(0)
-        )
+        state = self.proposal.init_update(params)
+        initial = state if self.on_reject.needs_initial else None
+        return ResidualGuardState(state, initial, nothing, self.sequence.init(nothing), jnp.array(0))
 
     def step(
         self, problem: AbstractProblem, players: Players, state: ResidualGuardState, samples: Sample
@@ -137,9 +146,9 @@ class ResidualGuard(AbstractOptimizer):
     def _choose(
         self, params: PyTree, gradients: PyTree, state: ResidualGuardState, gradient: Callable[[PyTree], PyTree]
     ) -> tuple[PyTree, ResidualGuardState, ResidualDecision]:
-        updates, learned = self.optimizer.update(gradients, state.learned, params)
+        updates, after = self.proposal.update(gradients, state.proposal, params)
         proposal = apply_updates(params, updates)
-        fallback = self.operator.apply(params, gradients, self.operator.rate(state.count))
+        fallback = self.fallback.apply(params, gradients, self.fallback.rate(state.count))
         first = self._residual(params, gradients)
         threshold = jnp.where(state.count == 0, first, state.threshold)
         sequence = select(state.count == 0, self.sequence.init(first), state.sequence)
@@ -148,8 +157,10 @@ class ResidualGuard(AbstractOptimizer):
         limit = self.alpha.astype(threshold.dtype) * threshold
         accept = residual <= limit
         lowered, advanced = self.sequence.accept(threshold, sequence, residual)
+        not_taken = NotTaken(state.proposal, after, state.initial, None)
         state = ResidualGuardState(
-            healthy(learned, state.learned),
+            healthy(select(accept, after, self.on_reject.state(not_taken)), state.proposal),
+            state.initial,
             jnp.where(accept, lowered, threshold),
             select(accept, advanced, sequence),
             state.count + 1,
@@ -159,7 +170,7 @@ class ResidualGuard(AbstractOptimizer):
 
     def _residual(self, params: PyTree, gradients: PyTree) -> Float[Array, ""]:
         """The norm of $x - T(x)$, with the learning rate of step 0."""
-        moved = self.operator.apply(params, gradients, self.operator.rate(0))
+        moved = self.fallback.apply(params, gradients, self.fallback.rate(0))
         dtype = common_dtype(params, jnp.float32)
         distances = jax.tree.map(lambda p, m: jnp.sum((p - m).astype(dtype) ** 2), params, moved)
         return jnp.sqrt(sum(jax.tree.leaves(distances), start=jnp.zeros((), dtype)))
@@ -167,27 +178,35 @@ class ResidualGuard(AbstractOptimizer):
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         """This guard as an Optax transformation: `update` takes `value_fn`, the loss of this step's minibatch.
 
-        **Raises** `ValueError` for a missing `value_fn`.
+        What transforms gradients goes inside, as for `LossGuard.as_optax`; the first step fails if they were
+        transformed before.
+
+        **Raises** `ValueError` for a missing `value_fn`, and inside `optax.masked` or `optax.multi_transform`.
         """
+        return as_transformation(self._loop_init, self._loop_update)
 
-        def update(
-            updates: PyTree,
-            state: Any,
-            params: PyTree | None = None,
-            *,
-            value_fn: Callable | None = None,
-            **extra: Any,
-        ) -> tuple[PyTree, Any]:
-            del extra
-            if params is None or value_fn is None:
-                raise ValueError(
-                    "A residual guard takes a second gradient, so its `update` needs the parameters and the loss: call "
-                    "`update(gradients, state, params, value_fn=loss)`, where `loss(params)` is this minibatch's."
-                )
-            chosen, state, _ = self._choose(params, updates, state, jax.grad(value_fn))
-            return jax.tree.map(jnp.subtract, chosen, params), state
+    def _loop_init(self, params: PyTree) -> ResidualGuardState:
+        refuse_masks(params)
+        return self._init(params)
 
-        def init(params: PyTree) -> Any:
-            return self._init(params)
-
-        return optax.GradientTransformationExtraArgs(init, update)
+    def _loop_update(
+        self,
+        updates: PyTree,
+        state: ResidualGuardState,
+        params: PyTree | None = None,
+        *,
+        value_fn: Callable | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, ResidualGuardState]:
+        del extra
+        if params is None or value_fn is None:
+            raise ValueError(
+                "A residual guard takes a second gradient, so its `update` needs the parameters and the loss: call "
+                "`update(gradients, state, params, value_fn=loss)`, where `loss(params)` is this minibatch's."
+            )
+        refuse_masks(params)
+        first = state.count == 0
+        own = jax.lax.cond(first, lambda: jax.grad(value_fn)(params), lambda: updates)
+        gradients, _ = check_gradients(updates, own, first, jnp.zeros_like(state.threshold))
+        chosen, state, _ = self._choose(params, gradients, state, jax.grad(value_fn))
+        return jax.tree.map(jnp.subtract, chosen, params), state

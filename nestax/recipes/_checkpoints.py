@@ -25,7 +25,7 @@ def checkpoints(
             key=jax.random.fold_in(key, i),
             players=players,
             state=state,
-            record_every=size // optimizer.updates_per_step,
+            record_every=size,
             throw=False,
         )
         yield solution

@@ -133,11 +133,12 @@ class Triple(nx.AbstractOptimizer):
 
     def step(self, problem, players, state, samples):
         first, second = samples[0], samples[1]
-        start = jnp.stack(problem.losses(players, first))
+        losses = []
         for _ in range(3):
+            losses.append(jnp.stack(problem.losses(players, first)))
             (a,), (b,) = (nx.joint_gradient(problem, players, s)[1] for s in (first, second))
             players = (players[0] - self.learning_rate * 0.5 * (a + b),)
-        return players, state, nx.StepInfo(start, nx.Cost(gradients=6))
+        return players, state, nx.StepInfo(jnp.stack(losses), nx.Cost(gradients=6), aux=players[0])
 
 
 def test_several_samples_and_several_updates_per_step(key):
@@ -145,13 +146,46 @@ def test_several_samples_and_several_updates_per_step(key):
     calls = 1_200
     noise = np.asarray(jax.vmap(NOISY.noise)(samples_of(NOISY, key, calls, per_step=2))).reshape(calls, 2, 3)
     x = np.asarray(NOISY.init(jax.random.split(key, 3)[0])[0])
+    losses = []
     for pair in noise:
         for _ in range(3):
+            losses.append(0.5 * np.sum((x - pair[0]) ** 2))
             x = x - 0.1 * (x - pair.mean(axis=0))
     np.testing.assert_allclose(solution.players[0], x, rtol=1e-11)
     assert solution.num_steps == 3_600
-    assert solution.losses.shape == (calls, 1)
+    np.testing.assert_allclose(solution.losses[:, 0], losses, rtol=1e-10)  # one per update, all else one per step
     np.testing.assert_array_equal(solution.info.cost.gradients, np.full(calls, 6))
+
+
+@pytest.mark.parametrize(("every", "num_losses", "num_steps"), [(1, 36, 12), (3, 12, 12), (12, 3, 3)])
+def test_records_of_steps_of_several_updates(every, num_losses, num_steps, key):
+    """`record_every` counts updates; what a step reports once is kept once per step, or mean and sum over steps."""
+    whole = nx.solve(NOISY, Triple(jnp.array(0.1)), num_steps=36, key=key)
+    thin = nx.solve(NOISY, Triple(jnp.array(0.1)), num_steps=36, key=key, record_every=every)
+    np.testing.assert_allclose(thin.losses, whole.losses.reshape(num_losses, every, 1).mean(axis=1), rtol=1e-12)
+    assert thin.info.cost.gradients.tolist() == [6 * 12 // num_steps] * num_steps
+    np.testing.assert_allclose(thin.info.aux, whole.info.aux.reshape(num_steps, -1, 3).mean(axis=1), rtol=1e-12)
+    with pytest.raises(ValueError, match="a multiple or a divisor of the 3 updates"):
+        nx.solve(NOISY, Triple(jnp.array(0.1)), num_steps=36, key=key, record_every=4)
+
+
+class Silent(nx.AbstractOptimizer):
+    """Makes three updates, and reports the loss of the first alone."""
+
+    @property
+    def updates_per_step(self):
+        return 3
+
+    def init(self, problem, players, key):
+        return None
+
+    def step(self, problem, players, state, samples):
+        return players, state, nx.StepInfo(jnp.stack(problem.losses(players, samples[0])))
+
+
+def test_a_step_of_several_updates_reports_the_losses_of_all(key):
+    with pytest.raises(ValueError, match=r"3 updates per step reports losses of shape \(3, players\), got \(1,\)"):
+        nx.solve(NOISY, Silent(), num_steps=3, key=key)
 
 
 def test_a_million_steps_in_bounded_memory_and_time(key):
@@ -290,7 +324,7 @@ def test_a_nan_in_the_first_gradient_is_a_failure_at_the_start(key):
         ({"num_steps": 0}, "at least 1, got 0"),
         ({"num_steps": -3}, "at least 1, got -3"),
         ({"num_steps": 10, "record_every": 0}, "got 0"),
-        ({"num_steps": 10, "record_every": 4}, "divide the 10 steps, got 4"),
+        ({"num_steps": 10, "record_every": 4}, "divide the 10 updates, got 4"),
         ({"num_steps": 12, "record_every": 3}, "divisor .or a multiple. of 1000"),
         ({"num_steps": 3_000, "record_every": 1_500}, "got 1500"),
         ({"num_steps": 10, "players": [jnp.ones(3)]}, "non-empty tuple"),

@@ -88,6 +88,7 @@ def test_gradients_are_counted_per_update(key):
 
         def step(self, problem, players, state, samples):
             losses, (gradient,) = nx.joint_gradient(problem, players, None)
+            losses = jnp.broadcast_to(losses, (3, 1))
             return (players[0] - 0.1 * gradient,), state, nx.StepInfo(losses, nx.Cost(gradients=6))
 
     result = evaluation.evaluate(PROBLEM, {"triple": Triple()}, num_steps=12, key=key, num_seeds=1)

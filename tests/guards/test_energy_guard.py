@@ -81,7 +81,7 @@ def test_the_rule_by_hand(slack):
     for k in range(num_steps):
         players, state, info = step(GAME, players, state, None)
         np.testing.assert_allclose(np.concatenate(players), iterates[k + 1], rtol=1e-10, atol=1e-13)
-        assert bool(info.aux.use_learned) == decisions[k]
+        assert bool(info.aux.accepted) == decisions[k]
         assert int(info.cost.resolvents) == resolvents[k]
         assert int(info.cost.gradients) == 1  # the proposal's own
     assert int(state.num_accepted) == sum(decisions)
@@ -99,8 +99,8 @@ def test_a_relative_slack_is_in_units_of_the_first_residual():
         )
     ]
     np.testing.assert_allclose(ends[0].players[0], ends[1].players[0], rtol=1e-12)
-    np.testing.assert_array_equal(ends[0].info.aux.use_learned, ends[1].info.aux.use_learned)
-    assert 0 < float(ends[0].info.aux.use_learned.sum()) < 29
+    np.testing.assert_array_equal(ends[0].info.aux.accepted, ends[1].info.aux.accepted)
+    assert 0 < float(ends[0].info.aux.accepted.sum()) < 29
     np.testing.assert_allclose(ends[0].info.aux.threshold[1:], 3 * unit / np.arange(3, 32), rtol=1e-12)
 
 
@@ -123,18 +123,18 @@ def test_proposals_that_are_not_finite_are_rejected_and_counted():
     assert solution.result == nx.RESULTS.successful
     assert int(solution.state.num_nonfinite) == 16
     assert solution.info.aux.finite.tolist() == [1.0] * 4 + [0.0] * 16
-    assert solution.info.aux.use_learned[4:].tolist() == [0.0] * 16
+    assert solution.info.aux.accepted[4:].tolist() == [0.0] * 16
     assert np.all(np.isinf(solution.info.aux.energy[4:]))
-    assert float(solution.state.learned) == 0.0  # the last finite one
+    assert float(solution.state.proposal) == 0.0  # the last finite one
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("keep", 30), ("restore", None)])
+@pytest.mark.parametrize(("mode", "expected"), [(guards.Keep(), 30), (guards.Restore(), None), (guards.Reset(), None)])
 def test_the_state_after_a_rejection(mode, expected):
     guard = guards.EnergyGuard(Proposals(proposals(0, 40, 0.2)), ALPHA, 1.5, on_reject=mode)
     solution = nx.solve(GAME, guard, num_steps=30, key=jax.random.key(0))
-    accepted = int(solution.info.aux.use_learned.sum())
+    accepted = int(solution.info.aux.accepted.sum())
     assert int(solution.state.num_accepted) == accepted
-    assert int(solution.state.learned) == (accepted if expected is None else expected)
+    assert int(solution.state.proposal) == (accepted if expected is None else expected)
     assert accepted < 30
 
 
@@ -142,7 +142,7 @@ def test_a_good_proposal_is_accepted_and_its_resolvent_reused():
     """The solution itself has no residual, so its energy is zero: accepted at once, with one resolvent a step."""
     zeros = tuple(jnp.zeros((10, 2)) for _ in range(2))
     solution = nx.solve(GAME, guards.EnergyGuard(Proposals(zeros), ALPHA), num_steps=10, key=jax.random.key(0))
-    assert solution.info.aux.use_learned.tolist() == [0.0] + [1.0] * 9
+    assert solution.info.aux.accepted.tolist() == [0.0] + [1.0] * 9
     assert solution.info.cost.resolvents.tolist() == [2] + [1] * 9
 
 
@@ -167,8 +167,8 @@ def test_general_solvers_and_several_players():
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), -2.0), "`alpha` must be a positive"),
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, -0.1), "the constant C, must be a finite number of at"),
         (
-            lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, on_reject=cast(Any, "reset")),
-            "must be one of 'keep', 'restore'",
+            lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, on_reject=cast(Any, guards.Own())),
+            "`on_reject` must be a policy of `nestax.guards`, one of `Keep",
         ),
         (lambda: guards.EnergyGuard(cast(Any, 0.1), 1.0), "nestax optimizer or an Optax transformation"),
         (

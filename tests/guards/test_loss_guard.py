@@ -1,6 +1,5 @@
-"""The loss guards' mechanics: states, samples, cost, failure, and the Optax form."""
+"""The loss guards' mechanics: states, samples, cost, curves, failure."""
 
-import itertools
 from typing import Any
 
 import equinox as eqx
@@ -11,13 +10,18 @@ import optax
 import pytest
 
 import nestax as nx
-from nestax.guards import AdaptiveLossGuard, LossGuard
+from nestax.guards import AdaptiveBlocks, Blocks, Count, Follow, Keep, LossGuard, Own, Reset, Restore, safeguard
+from nestax.guards._comparison import Moments
+from nestax.guards._rules import Comparison
 
 from ..helpers import Bilinear, Chart, NoisyQuadratic, Quadratic, assert_close, assert_identical, entry
 from .proposals import Break, Shout, Stay, untrained
 
 PROBLEM = NoisyQuadratic(jnp.asarray(0.3))
 N, M = 3, 2
+FIXED = Blocks(N, M)
+RULES = [FIXED, AdaptiveBlocks(N, M, max_multiple=2)]
+IDS = ["fixed", "adaptive"]
 
 
 def drive(guard, problem, samples, key):
@@ -28,44 +32,79 @@ def drive(guard, problem, samples, key):
     return nx.rollout(step, (players, state), samples, throw=False)
 
 
-def draw(key, blocks, size):
-    return PROBLEM.samples(key, blocks * size).reshape(blocks, size)
+def draw(key, pieces, size, per_step=1):
+    """The samples of so many pieces of blocks, `per_step` of them to a step."""
+    return PROBLEM.samples(key, pieces * size).reshape(pieces // per_step, per_step * size)
 
 
-def training_part(samples):
-    return samples[:, :N].reshape(-1, 1)
+def training_part(samples, size=N + M):
+    return samples.reshape(-1, size)[:, :N].reshape(-1, 1)
 
 
-@pytest.mark.parametrize("fallback", [optax.adam(0.1), nx.optimizers.momentum(0.1), nx.optimizers.decaying_sgd(0.3, 5)])
-@pytest.mark.parametrize("on_reject", ["keep", "restore", "reset", "follow"])
-def test_always_rejected_is_the_pure_fallback_bit_for_bit(fallback, on_reject, key):
-    samples = draw(key, 4, N + M)
-    guarded = drive(LossGuard(Break(), fallback, N, M, on_reject), PROBLEM, samples, key)
-    assert not guarded.info.aux.use_learned.any()
-    pure = nx.optimizers.as_optimizer(fallback)
-    alone = drive(pure, PROBLEM, training_part(samples), key)
+def curve(out):
+    return out.info.losses.reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "rule", "on_reject"),
+    [
+        (optax.adam(0.1), RULES[0], Keep()),
+        (nx.optimizers.momentum(0.1), RULES[1], Restore()),
+        (nx.optimizers.decaying_sgd(0.3, 5), RULES[1], Reset()),
+        (nx.optimizers.momentum(0.1), RULES[0], Follow()),
+        (optax.adam(0.1), RULES[1], Count()),
+        (nx.optimizers.momentum(0.1), RULES[0], Own()),
+    ],
+)
+def test_always_rejected_is_the_pure_fallback_and_has_its_curve(fallback, rule, on_reject, key):
+    samples = draw(key, 4, N + M, rule.max_multiple)
+    guarded = drive(LossGuard(Break(), fallback, rule=rule, on_reject=on_reject), PROBLEM, samples, key)
+    assert not guarded.info.aux.accepted.any()
+    alone = drive(nx.optimizers.as_optimizer(fallback), PROBLEM, training_part(samples), key)
     assert_identical(guarded.carry[0], alone.carry[0])
+    np.testing.assert_array_equal(curve(guarded), curve(alone))
 
 
-@pytest.mark.parametrize("learned", [untrained(), nx.optimizers.adam(0.05)])
-def test_always_accepted_is_the_unguarded_optimizer_bit_for_bit(learned, key):
-    samples = draw(key, 4, N + M)
-    guarded = drive(LossGuard(learned, Break(), N, M), PROBLEM, samples, key)
-    assert guarded.info.aux.use_learned.all()
-    assert_identical(guarded.carry[0], drive(learned, PROBLEM, training_part(samples), key).carry[0])
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+@pytest.mark.parametrize("proposal", [untrained(), nx.optimizers.adam(0.05)], ids=["learned", "adam"])
+def test_always_accepted_is_the_unguarded_optimizer_and_has_its_curve(proposal, rule, key):
+    samples = draw(key, 4, N + M, rule.max_multiple)
+    guarded = drive(LossGuard(proposal, Break(), rule=rule), PROBLEM, samples, key)
+    assert guarded.info.aux.accepted.all()
+    alone = drive(proposal, PROBLEM, training_part(samples), key)
+    assert_identical(guarded.carry[0], alone.carry[0])
+    np.testing.assert_array_equal(curve(guarded), curve(alone))
+
+
+def test_a_solution_has_one_loss_per_update_at_the_points_that_the_guard_led_through(key):
+    """The points are rebuilt by hand from the decisions: momentum without, SGD with a state of one number."""
+    problem, start = Quadratic(jnp.array([1.0, 3.0])), jnp.ones(2)
+    guard = LossGuard(optax.sgd(-0.1), optax.sgd(0.1), rule=Blocks(2, 1))
+    both = LossGuard(optax.sgd(0.5), optax.sgd(0.1), rule=Blocks(2, 1))  # 0.5: better once the stiff part is small
+    for optimizer, rates in ((guard, (-0.1, 0.1)), (both, (0.5, 0.1))):
+        solution = nx.solve(problem, optimizer, num_steps=8, key=key)
+        x, losses = start, []
+        for used in solution.info.aux.accepted:
+            for _ in range(2):
+                losses.append(problem.losses((x,), None)[0])
+                x = x * (1 - rates[0 if used else 1] * jnp.array([1.0, 3.0]))
+        np.testing.assert_allclose(solution.losses[:, 0], losses, rtol=1e-12)
+        np.testing.assert_allclose(solution.players[0], x, rtol=1e-12)
 
 
 def test_an_adaptive_guard_of_multiple_one_is_the_plain_guard(key):
     samples = draw(key, 6, N + M)
-    plain = drive(LossGuard(optax.adam(0.2), optax.sgd(0.1), N, M), PROBLEM, samples, key)
-    adaptive = drive(AdaptiveLossGuard(optax.adam(0.2), optax.sgd(0.1), N, M, max_multiple=1), PROBLEM, samples, key)
-    assert_close(adaptive.carry[0], plain.carry[0], rtol=1e-14)
+    rules = FIXED, AdaptiveBlocks(N, M, max_multiple=1)
+    plain, adaptive = (
+        drive(LossGuard(optax.adam(0.2), optax.sgd(0.1), rule=rule), PROBLEM, samples, key) for rule in rules
+    )
+    assert_close(adaptive.carry, plain.carry, rtol=1e-14)
     assert_close(adaptive.info, plain.info, rtol=1e-12)
 
 
-def states_after_one_block(learned, fallback, **modes):
+def states_after_two_blocks(proposal, fallback, **policies):
     problem = Quadratic(jnp.array([1.0, 2.0]))
-    guard = LossGuard(learned, fallback, num_steps=N, num_batches=1, **modes)
+    guard = LossGuard(proposal, fallback, rule=Blocks(N, 1), **policies)
     (players,) = problem.init(jax.random.key(0))
     state = guard.init(problem, (players,), jax.random.key(0))
     step = eqx.filter_jit(guard.step)
@@ -74,105 +113,104 @@ def states_after_one_block(learned, fallback, **modes):
     return state, info
 
 
-@pytest.mark.parametrize(("mode", "count"), [("keep", 2 * N), ("restore", 0), ("reset", 0), ("follow", 2 * N)])
-def test_what_becomes_of_a_rejected_state(mode, count):
-    state, info = states_after_one_block(Stay(), nx.optimizers.sgd(0.1), on_reject=mode)
-    assert info.aux.use_learned == 0
-    assert state.learned == count
+POLICIES = [(Keep(), 2 * N), (Restore(), 0), (Reset(), 0), (Follow(), 2 * N), (Count(), 2 * N), (Own(), 2 * N)]
+
+
+@pytest.mark.parametrize(("policy", "count"), POLICIES, ids=lambda x: type(x).__name__)
+def test_what_becomes_of_a_rejected_state(policy, count):
+    state, info = states_after_two_blocks(Stay(), nx.optimizers.sgd(0.1), on_reject=policy)
+    assert info.aux.accepted == 0
+    assert state.states.proposal == count
 
 
 def test_following_reads_the_gradients_of_the_accepted_steps():
     """Momentum that follows SGD has the moving average of SGD's gradients; momentum that does not has its own."""
-    state, _ = states_after_one_block(optax.sgd(-1.0, momentum=0.5), nx.optimizers.sgd(0.1), on_reject="follow")
+    state, _ = states_after_two_blocks(optax.sgd(-1.0, momentum=0.5), nx.optimizers.sgd(0.1), on_reject=Follow())
     x, average = jnp.ones(2), jnp.zeros(2)
     for _ in range(2 * N):
         gradient = jnp.array([1.0, 2.0]) * x
         average = 0.5 * average + gradient
         x = x - 0.1 * gradient
-    np.testing.assert_allclose(jax.tree.leaves(state.learned)[0], average, rtol=1e-12)
-    own, _ = states_after_one_block(optax.sgd(-1.0, momentum=0.5), nx.optimizers.sgd(0.1), on_reject="keep")
-    assert not np.allclose(jax.tree.leaves(own.learned)[0], average)
+    np.testing.assert_allclose(jax.tree.leaves(state.states.proposal)[0], average, rtol=1e-12)
+    own, _ = states_after_two_blocks(optax.sgd(-1.0, momentum=0.5), nx.optimizers.sgd(0.1), on_reject=Keep())
+    assert not np.allclose(jax.tree.leaves(own.states.proposal)[0], average)
 
 
-@pytest.mark.parametrize("mode", ["count", "follow"])
-def test_the_fallbacks_schedule_follows_the_global_step_count(mode):
-    state, info = states_after_one_block(nx.optimizers.sgd(0.3), optax.adam(1e-3), on_accept=mode)
-    assert info.aux.use_learned == 1
-    adam = state.fallback[0]
+@pytest.mark.parametrize(("policy", "moments"), [(Count(), "zero"), (Follow(), "some"), (Keep(), "some")])
+def test_the_fallbacks_schedule_follows_the_global_step_count(policy, moments):
+    state, info = states_after_two_blocks(nx.optimizers.sgd(0.3), optax.adam(1e-3), on_accept=policy)
+    assert info.aux.accepted == 1
+    adam = state.states.fallback[0]
     assert adam.count == 2 * N
-    moments = jax.tree.leaves(adam.mu)[0]
-    assert bool((moments == 0).all()) == (mode == "count")
+    assert bool((jax.tree.leaves(adam.mu)[0] == 0).all()) == (moments == "zero")
 
 
-OWN = [{"on_accept": "own"}, {"on_reject": "own"}, {"on_accept": "own", "on_reject": "own"}]
+OWN = [{"on_accept": Own()}, {"on_reject": Own()}, {"on_accept": Own(), "on_reject": Own()}]
 
 
-@pytest.mark.parametrize("modes", OWN)
-@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
-def test_a_run_of_its_own_is_the_run_alone(make, modes, key):
-    """State and players, to rounding, whatever is accepted meanwhile."""
-    samples = draw(key, 6, N + M)
-    more: dict[str, Any] = {"max_multiple": 1} if make is AdaptiveLossGuard else {}
+@pytest.mark.parametrize("policies", OWN, ids=["fallback", "proposal", "both"])
+@pytest.mark.parametrize("rule", [FIXED, AdaptiveBlocks(N, M, max_multiple=2, width=0.5)], ids=IDS)
+def test_a_run_of_its_own_is_the_run_alone(rule, policies, key):
+    """State and players, to rounding, whatever is accepted meanwhile; and the curve is that of the one that leads."""
+    samples = draw(key, 12, N + M, rule.max_multiple)
     rates = (0.3, 0.05)
-    out = drive(make(optax.adam(rates[0]), optax.adam(rates[1]), N, M, **modes, **more), PROBLEM, samples, key)
-    assert set(out.info.aux.use_learned.tolist()) == {0.0, 1.0}
-    state = out.carry[1]
-    inside = state.own if make is LossGuard else tuple(candidate.players for candidate in state.candidates)
-    losses = []
+    out = drive(LossGuard(optax.adam(rates[0]), optax.adam(rates[1]), rule=rule, **policies), PROBLEM, samples, key)
+    assert set(out.info.aux.accepted.ravel().tolist()) == {0.0, 1.0}
+    state, curves = out.carry[1], []
     for i, mode in enumerate(("on_reject", "on_accept")):
         alone = drive(nx.optimizers.adam(rates[i]), PROBLEM, training_part(samples), key)
-        losses.append(alone.info.losses[::N, 0])
-        if mode in modes:
-            assert_close(inside[i], alone.carry[0], rtol=1e-13)
-        elif make is LossGuard:
-            assert inside[i] is None
-    if len(modes) == 2:  # the guard is at the one or the other, and says the loss of that one
-        used = np.concatenate([[0.0], out.info.aux.use_learned[:-1]])
-        np.testing.assert_allclose(out.info.losses[:, 0], np.where(used, *losses), rtol=1e-12)
+        curves.append(curve(alone))
+        if mode in policies:
+            assert_close(state.alone[i], alone.carry[0], rtol=1e-13)
+            assert_close(state.states[i], alone.carry[1], rtol=1e-13)
+        else:
+            assert state.alone[i] is None
+    if len(policies) == 2:
+        used = np.repeat(out.info.aux.accepted.ravel(), N)
+        np.testing.assert_allclose(curve(out), np.where(used, *curves), rtol=1e-12)
 
 
-@pytest.mark.parametrize("modes", OWN)
-def test_a_run_of_its_own_has_no_optax_form(modes):
-    with pytest.raises(ValueError, match="have no Optax form"):
-        LossGuard(optax.adam(0.3), optax.adam(0.05), **modes).as_optax()
-
-
-@pytest.mark.parametrize("modes", OWN)
-def test_a_run_of_its_own_that_fails_goes_on_from_the_accepted_players(modes, key):
-    out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), N, M, **modes), PROBLEM, draw(key, 3, N + M), key)
-    assert out.info.aux.use_learned.sum() == 0
-    learned, fallback = out.carry[1].own
-    for run in (learned, fallback):
+@pytest.mark.parametrize("policies", OWN, ids=["fallback", "proposal", "both"])
+def test_a_run_of_its_own_that_fails_goes_on_from_the_accepted_players(policies, key):
+    out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), rule=FIXED, **policies), PROBLEM, draw(key, 3, N + M), key)
+    assert out.info.aux.accepted.sum() == 0
+    alone = out.carry[1].alone
+    for run in alone:
         assert run is None or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run))
-    if "on_reject" in modes:
-        assert_close(learned, out.carry[0], rtol=0)
+    if "on_reject" in policies:
+        assert_close(alone.proposal, out.carry[0], rtol=0)
 
 
 def test_a_poisoned_state_is_not_kept(key):
-    out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), N, M), PROBLEM, draw(key, 2, N + M), key)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out.carry[1].learned))
+    out = drive(LossGuard(Break(), nx.optimizers.sgd(0.1), rule=FIXED), PROBLEM, draw(key, 2, N + M), key)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out.carry[1].states.proposal))
 
 
 def test_cost_and_samples(key):
-    guard = LossGuard(nx.optimizers.momentum(0.1), nx.optimizers.sgd(0.1), num_steps=4, num_batches=6)
+    guard = LossGuard(nx.optimizers.momentum(0.1), nx.optimizers.sgd(0.1), rule=Blocks(4, 6))
     assert (guard.samples_per_step, guard.updates_per_step) == (10, 4)
     solution = nx.solve(PROBLEM, guard, num_steps=20, key=key)
     assert solution.num_steps == 20
     assert solution.info.cost.gradients.tolist() == [8] * 5
     assert solution.info.cost.losses.tolist() == [12] * 5
-    nested = LossGuard(guard, nx.optimizers.adam(0.1), num_steps=8, num_batches=1)
+    nested = LossGuard(guard, nx.optimizers.adam(0.1), rule=Blocks(8, 1))
     assert nested.samples_per_step == 21
     assert nx.solve(PROBLEM, nested, num_steps=16, key=key).info.cost.gradients.tolist() == [24] * 2
+    safe = safeguard(nx.optimizers.momentum(0.1), nx.optimizers.sgd(0.1), num_steps=4, num_batches=6)
+    solution = nx.solve(PROBLEM, safe, num_steps=16, key=key)
+    assert solution.losses.shape == (16, 1)
+    assert solution.info.cost.gradients.tolist() == [12] * 4
+    assert solution.info.cost.losses.tolist() == [24] * 4
 
 
 def test_both_candidates_see_the_same_batches_and_the_validation_sees_others(key):
     """With the same optimizer on both sides the candidates agree, and the fallback's is taken (strict inequality)."""
-    guard = LossGuard(optax.sgd(0.2), optax.sgd(0.2), N, M)
+    guard = LossGuard(optax.sgd(0.2), optax.sgd(0.2), rule=FIXED)
     samples = draw(key, 3, N + M)
     out = drive(guard, PROBLEM, samples, key)
     assert (out.info.aux.losses[:, 0] == out.info.aux.losses[:, 1]).all()
     assert (out.info.aux.standard_error == 0).all()
-    assert not out.info.aux.use_learned.any()
+    assert not out.info.aux.accepted.any()
     first = nx.rollout(
         nx.OptimizerStep(PROBLEM, nx.optimizers.sgd(0.2)),
         (PROBLEM.init(key), nx.optimizers.sgd(0.2).init(PROBLEM, PROBLEM.init(key), key)),
@@ -183,7 +221,7 @@ def test_both_candidates_see_the_same_batches_and_the_validation_sees_others(key
 
 
 def test_the_standard_error_is_that_of_paired_differences(key):
-    guard = LossGuard(optax.sgd(0.5), optax.sgd(0.1), 1, 8)
+    guard = LossGuard(optax.sgd(0.5), optax.sgd(0.1), rule=Blocks(1, 8))
     samples = draw(key, 1, 9)
     out = drive(guard, PROBLEM, samples, key)
     x = PROBLEM.init(key)[0]
@@ -200,8 +238,8 @@ def never_finite(x):
 def test_if_both_fail_the_run_freezes_at_the_last_accepted_iterate():
     problem = Chart((never_finite,), (jnp.array(1.0),))
     for guard in (
-        LossGuard(optax.sgd(0.2), optax.sgd(0.1), 2, 1),
-        AdaptiveLossGuard(optax.sgd(0.2), optax.sgd(0.1), 2, 2),
+        LossGuard(optax.sgd(0.2), optax.sgd(0.1), rule=Blocks(2, 1)),
+        LossGuard(optax.sgd(0.2), optax.sgd(0.1), rule=AdaptiveBlocks(2, 2, max_multiple=1)),
     ):
         solution = nx.solve(problem, guard, num_steps=8, key=jax.random.key(0), throw=False)
         assert solution.result == nx.RESULTS.nonfinite
@@ -212,44 +250,75 @@ def test_if_both_fail_the_run_freezes_at_the_last_accepted_iterate():
 
 
 def test_a_fallback_that_fails_is_left_to_the_learned_optimizer():
-    guard = LossGuard(optax.sgd(0.1), optax.sgd(1e200), 2, 1)
+    guard = LossGuard(optax.sgd(0.1), optax.sgd(1e200), rule=Blocks(2, 1))
     solution = nx.solve(Quadratic(jnp.array([1.0])), guard, num_steps=2, key=jax.random.key(0))
     assert solution.info.aux.losses[0, 1] == jnp.inf
     np.testing.assert_allclose(solution.players[0], 0.81, rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
-def test_a_fallback_with_too_large_a_rate_is_reported(make):
+@pytest.mark.parametrize("rule", [Blocks(2, 2), AdaptiveBlocks(2, 2, max_multiple=2)], ids=IDS)
+def test_a_fallback_with_too_large_a_rate_is_reported(rule):
     problem = Quadratic(jnp.array([1.0, 4.0]))
-    guard = make(nx.optimizers.sgd(0.01), nx.optimizers.sgd(0.6), 2, 2)
+    guard = LossGuard(nx.optimizers.sgd(0.01), nx.optimizers.sgd(0.6), rule=rule)
     with pytest.warns(UserWarning, match="learning rate is probably too large"):
         nx.solve(problem, guard, num_steps=60, key=jax.random.key(0))
 
 
 def test_a_good_fallback_is_not_reported(key):
-    guard = LossGuard(nx.optimizers.momentum(0.3), nx.optimizers.sgd(0.3), 1, 2)  # pytest turns warnings into errors
+    guard = LossGuard(
+        nx.optimizers.momentum(0.3), nx.optimizers.sgd(0.3), rule=Blocks(1, 2)
+    )  # pytest turns warnings into errors
     nx.solve(PROBLEM, guard, num_steps=2_000, key=key)
 
 
 def test_blocks_grow_while_undecided_and_shrink_when_clear(key):
     """Two optimizers that differ by nothing but noise cannot be told apart; SGD and a broken one can."""
-    still = AdaptiveLossGuard(optax.sgd(0.1001), optax.sgd(0.1), 2, 2, max_multiple=8, width=1e6)
-    info = nx.solve(PROBLEM, still, num_steps=2 * 31, key=key).info
-    ends = np.flatnonzero(np.asarray(info.cost.losses))
-    assert ends.tolist() == [0, 2, 6, 14, 22, 30]  # blocks of 1, 2, 4, 8, 8, 8 calls
-    assert info.cost.losses[ends].tolist() == [4, 8, 16, 32, 32, 32]
-    clear = AdaptiveLossGuard(Shout(), optax.sgd(0.1), 2, 2, max_multiple=8)
-    info = nx.solve(PROBLEM, clear, num_steps=40, key=key).info
-    assert set(info.cost.losses.tolist()) == {4}
-    assert set(info.aux.num_steps.tolist()) == {2.0}
+    rule = AdaptiveBlocks(2, 2, max_multiple=8, width=1e6)
+    still = LossGuard(optax.sgd(0.1001), optax.sgd(0.1), rule=rule)
+    info = nx.solve(PROBLEM, still, num_steps=2 * 8 * 3, key=key).info
+    # 1, 2, 4, of 8 only the last piece of the step, then 8 and 8
+    assert (info.aux.num_steps[0] / 2).tolist() == [1, 2, 2, 4, 4, 4, 4, 1]
+    assert (info.aux.num_steps[1:] / 2).tolist() == [[8] * 8] * 2
+    assert info.cost.losses.tolist() == [4 * 8] * 3  # all batches of every block
+    rule = AdaptiveBlocks(2, 2, max_multiple=8)
+    info = nx.solve(PROBLEM, LossGuard(Shout(), optax.sgd(0.1), rule=rule), num_steps=32, key=key).info
+    assert set(info.aux.num_steps.ravel().tolist()) == {2.0}
+    assert info.cost.losses.tolist() == [4 * 8] * 2
+
+
+def test_the_length_of_the_next_block():
+    """Longer if undecided and not cut short; shorter by the factor if that much of the batches would have done."""
+    rule = AdaptiveBlocks(factor=2, max_multiple=10)
+
+    def after(multiple, num_pieces, num_used, decided):
+        comparison = Comparison(Moments.none(float), jnp.array(num_used), jnp.array(decided))
+        return int(rule.next_multiple(jnp.array(multiple), jnp.array(num_pieces), comparison))
+
+    assert [after(c, c, c, False) for c in (1, 2, 4, 8, 10)] == [2, 4, 8, 10, 10]
+    assert after(8, 3, 3, False) == 8
+    assert [after(8, 8, used, True) for used in (1, 4, 5, 8)] == [4, 4, 8, 8]
+    assert after(8, 3, 1, True) == 1
+    assert after(1, 1, 1, True) == 1
+
+
+def test_a_clear_decision_costs_few_losses(key):
+    """A long block that is decided on its first batches reads no others: counted by what is left of the budget."""
+    problem = Quadratic(jnp.array([1.0, 2.0]))
+    rule = AdaptiveBlocks(2, 2, max_multiple=4)
+    guard = LossGuard(optax.sgd(0.3), optax.sgd(0.1), rule=rule)
+    players = problem.init(key)
+    state = eqx.tree_at(lambda s: s.multiple, guard.init(problem, players, key), jnp.array(4))
+    _, state, info = eqx.filter_jit(guard.step)(problem, players, state, None)
+    assert int(info.cost.losses) == 4  # one piece's worth for a block of four
+    assert int(state.multiple) == 2
 
 
 def test_an_undecided_comparison_can_go_to_the_fallback(key):
     """The better one by a hair: its mean wins, or the fallback does, until the difference is clear."""
 
     def used(optimizer, **kwargs):
-        guard = AdaptiveLossGuard(optimizer, optax.sgd(0.1), 2, 2, max_multiple=2, **kwargs)
-        return np.asarray(nx.solve(PROBLEM, guard, num_steps=40, key=key).info.aux.use_learned)
+        guard = LossGuard(optimizer, optax.sgd(0.1), rule=AdaptiveBlocks(2, 2, max_multiple=2, **kwargs))
+        return np.asarray(nx.solve(PROBLEM, guard, num_steps=40, key=key).info.aux.accepted)
 
     better = optax.sgd(0.1001)
     assert used(better, width=1e6).max() == 1
@@ -258,94 +327,28 @@ def test_an_undecided_comparison_can_go_to_the_fallback(key):
     assert used(Shout(), undecided="fallback").max() == 0
 
 
-def test_between_decisions_the_players_stay(key):
-    guard = AdaptiveLossGuard(optax.sgd(0.1001), optax.sgd(0.1), 2, 2, max_multiple=4, width=1e6)
-    players = PROBLEM.init(key)
-    state = guard.init(PROBLEM, players, key)
-    path, step = [players[0]], eqx.filter_jit(guard.step)
-    for t in range(7):
-        players, state, _ = step(PROBLEM, players, state, PROBLEM.samples(jax.random.fold_in(key, t), 4))
-        path.append(players[0])
-    moved = [bool((a != b).any()) for a, b in itertools.pairwise(path)]
-    assert moved == [True, False, True, False, False, False, True]
-
-
-@pytest.mark.parametrize("on_reject", ["keep", "restore", "reset", "follow"])
-def test_as_optax_is_the_same_guard(on_reject, key):
-    """A training loop around the Optax form visits the iterates of `step` on the same batches."""
-    guard = LossGuard(optax.sgd(0.7, momentum=0.5), optax.adam(0.1), N, 1, on_reject)
-    samples = draw(key, 8, N + 1)
-    ours = drive(guard, PROBLEM, samples, key)
-    transformation = guard.as_optax()
-    params = PROBLEM.init(key)
-    state = transformation.init(params)
-    used = []
-
-    @jax.jit
-    def step(params, state, sample, validation_sample):
-        loss, check = (lambda p, s=s: PROBLEM.losses(p, s)[0] for s in (sample, validation_sample))
-        updates, state = transformation.update(
-            jax.grad(loss)(params), state, params, value_fn=loss, validation_fn=check
-        )
-        return optax.apply_updates(params, updates), state
-
-    for block in samples:
-        for t in range(N):
-            params, state = step(params, state, block[t], block[N])
-        used.append(float(state.use_learned))
-    assert used == ours.info.aux.use_learned.tolist()
-    assert len(set(used)) == 2
-    assert_close(params, ours.carry[0], rtol=1e-10)
-
-
-def test_as_optax_survives_a_fallback_that_explodes():
-    guard = LossGuard(optax.sgd(0.1), optax.sgd(1e200), num_steps=3).as_optax()
-
-    def loss(p):
-        return jnp.sum(p**4)
-
-    params = jnp.full(2, 1e80)
-    state = guard.init(params)
-    for _ in range(3):
-        updates, state = guard.update(jax.grad(loss)(params), state, params, value_fn=loss)
-        params = optax.apply_updates(params, updates)
-    np.testing.assert_array_equal(params, jnp.full(2, 1e80))  # both failed: back to the start
-
-
 Unchecked: Any = LossGuard  # what is wrong here is wrong for a type checker, too
-UncheckedAdaptive: Any = AdaptiveLossGuard
+SGD = optax.sgd(0.1)
 BAD = [
-    (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), num_steps=0), "`num_steps` must be an integer of at least 1"),
-    (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), num_batches=0), "`num_batches` must be an integer of at least"),
-    (lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), num_steps=2.0), "`num_steps` must be an integer"),
+    (lambda: Blocks(0), "`num_steps` must be an integer of at least 1"),
+    (lambda: Blocks(1, 0), "`num_batches` must be an integer of at least"),
+    (lambda: Blocks(2.0), "`num_steps` must be an integer"),  # pyright: ignore[reportArgumentType]
+    (lambda: Unchecked(SGD, SGD, on_reject="keep"), "`on_reject` must be a policy of `nestax.guards`, one of `Keep"),
+    (lambda: Unchecked(SGD, SGD, on_accept=Own), "`on_accept` must be a policy"),
+    (lambda: Unchecked(SGD, SGD, rule=10), r"`rule` must be `Blocks\(...\)` or `AdaptiveBlocks"),
+    (lambda: Unchecked(optax.sgd, SGD), "`proposal` must be a nestax optimizer or an Optax transformation"),
+    (lambda: Unchecked(SGD, None), "`fallback` must be a nestax optimizer or an Optax transformation"),
+    (lambda: AdaptiveBlocks(num_batches=1), "`num_batches` must be at least 2"),
+    (lambda: AdaptiveBlocks(factor=1), "`factor` at least 2"),
+    (lambda: AdaptiveBlocks(width=0.0), "`width` must be positive"),
+    (lambda: AdaptiveBlocks(undecided="x"), "`undecided` must be 'mean' or 'fallback'"),  # pyright: ignore[reportArgumentType]
     (
-        lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), on_reject="kep"),
-        "`on_reject` must be one of 'keep', 'restore'",
-    ),
-    (
-        lambda: Unchecked(optax.sgd(0.1), optax.sgd(0.1), on_accept="x"),
-        "`on_accept` must be one of 'count', 'follow', 'own'",
-    ),
-    (lambda: Unchecked(optax.sgd, optax.sgd(0.1)), "`optimizer` must be a nestax optimizer or an Optax transformation"),
-    (lambda: Unchecked(optax.sgd(0.1), None), "`fallback` must be a nestax optimizer or an Optax transformation"),
-    (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), num_batches=1), "`num_batches` must be at least 2"),
-    (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), factor=1), "`factor` at least 2"),
-    (lambda: AdaptiveLossGuard(optax.sgd(0.1), optax.sgd(0.1), width=0.0), "`width` must be positive"),
-    (
-        lambda: UncheckedAdaptive(optax.sgd(0.1), optax.sgd(0.1), undecided="x"),
-        "`undecided` must be 'mean' or 'fallback'",
-    ),
-    (
-        lambda: LossGuard(LossGuard(optax.sgd(0.1), optax.sgd(0.1), 4), optax.sgd(0.1), 6),
+        lambda: LossGuard(LossGuard(SGD, SGD, rule=Blocks(4)), SGD, rule=Blocks(6)),
         "makes 4 updates per step, so `num_steps` of a guard around it must be a multiple",
     ),
     (
-        lambda: LossGuard(LossGuard(optax.sgd(0.1), optax.sgd(0.1), 4), optax.sgd(0.1), 4, on_reject="follow"),
-        "`optimizer` must be an `AbstractGradientOptimizer` here",
-    ),
-    (
-        lambda: LossGuard(LossGuard(optax.sgd(0.1), optax.sgd(0.1), 4), optax.sgd(0.1), 4).as_optax(),
-        "`optimizer` must be an `AbstractGradientOptimizer` here",
+        lambda: LossGuard(LossGuard(SGD, SGD), SGD, on_reject=Follow()),
+        "`proposal` must be an `AbstractGradientOptimizer` here",
     ),
 ]
 
@@ -374,21 +377,11 @@ class Grow(nx.AbstractGradientOptimizer):
 
 def test_a_candidate_of_another_structure_is_refused(key, unchecked):
     with pytest.raises((ValueError, TypeError), match="shape"):
-        nx.solve(PROBLEM, LossGuard(Grow(), optax.sgd(0.1), 1, 1), num_steps=1, key=key)
-
-
-def test_as_optax_wants_the_loss_and_the_same_parameters():
-    guard = LossGuard(optax.sgd(0.1), optax.sgd(0.1)).as_optax()
-    params = jnp.ones(2)
-    state = guard.init(params)
-    with pytest.raises(ValueError, match="value_fn=loss"):
-        guard.update(params, state, params)
-    with pytest.raises(ValueError, match="`params` has shape"):
-        guard.update(jnp.ones(3), state, jnp.ones(3), value_fn=jnp.sum)
+        nx.solve(PROBLEM, LossGuard(Grow(), optax.sgd(0.1), rule=Blocks(1, 1)), num_steps=1, key=key)
 
 
 def test_a_guard_under_vmap_is_a_loop(key):
-    guard = AdaptiveLossGuard(optax.adam(0.2), optax.sgd(0.1), N, M, max_multiple=2)
+    guard = LossGuard(optax.adam(0.2), optax.sgd(0.1), rule=RULES[1])
 
     def run(key):
         return nx.solve(PROBLEM, guard, num_steps=N * 6, key=key, throw=False)
@@ -401,9 +394,9 @@ def test_a_guard_under_vmap_is_a_loop(key):
         assert_close(entry(batch.info, i), single.info, rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
-def test_resolvents_are_counted(make, key):
-    guard = make(optax.adam(0.1), nx.optimizers.Halpern(1.0, resolvent=nx.optimizers.FixedPointResolvent(3)), 2, 2)
+def test_resolvents_are_counted(key):
+    halpern = nx.optimizers.Halpern(1.0, resolvent=nx.optimizers.FixedPointResolvent(3))
+    guard = LossGuard(optax.adam(0.1), halpern, rule=Blocks(2, 2))
     info = nx.solve(nx.problems.Quadratic(jnp.array([0.1, 0.2])), guard, num_steps=4, key=key).info
     assert info.cost.resolvents.tolist() == [2, 2]
     assert info.cost.gradients.tolist() == [2 + 2 * 3] * 2

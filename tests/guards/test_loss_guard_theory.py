@@ -13,9 +13,9 @@ from hypothesis import given, settings, strategies as st
 from jaxtyping import Array, Float
 
 import nestax as nx
-from nestax.guards import AdaptiveLossGuard, LossGuard
+from nestax.guards import AdaptiveBlocks, Blocks, LossGuard, Own, safeguard
 
-from ..helpers import NoisyQuadratic, entry
+from ..helpers import Chart, NoisyQuadratic, entry
 from .proposals import NAMES, Shout, proposals
 
 DIM, STEPS = 3, 12
@@ -58,7 +58,7 @@ def test_p1_p2_p3_descent_whatever_is_proposed(name, spectrum, fraction, seed):
     problem = quadratic(spectrum, seed)
     mu, smooth = min(spectrum), max(spectrum)
     eta = fraction / smooth
-    guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(eta), num_steps=1, num_batches=1)
+    guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(eta), rule=Blocks(1, 1))
     points, _ = trajectory(problem, guard, jax.random.key(seed))
     loss, square = values(problem, points)
     gain = eta * (1 - smooth * eta / 2)
@@ -73,9 +73,9 @@ def test_p1_p2_p3_descent_whatever_is_proposed(name, spectrum, fraction, seed):
 def test_newton_is_accepted_and_nan_never():
     problem = quadratic([0.5, 1.0, 4.0], 0)
     for name, expected in (("newton", 1.0), ("nan", 0.0), ("noise", 0.0)):
-        guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(0.1), num_steps=1, num_batches=1)
+        guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(0.1), rule=Blocks(1, 1))
         _, infos = trajectory(problem, guard, jax.random.key(1), 1)
-        assert infos.aux.use_learned[0] == expected
+        assert infos.aux.accepted[0] == expected
         assert bool(jnp.isinf(infos.aux.losses[0, 0])) == (name == "nan")
 
 
@@ -86,7 +86,7 @@ def test_p6_blocks_descend_by_the_sum_over_the_fallbacks_steps(name, spectrum, f
     problem, num = quadratic(spectrum, seed), 4
     smooth = max(spectrum)
     eta = fraction / smooth
-    guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(eta), num_steps=num, num_batches=1)
+    guard = LossGuard(proposals(problem)[name], nx.optimizers.sgd(eta), rule=Blocks(num, 1))
     points, _ = trajectory(problem, guard, jax.random.key(seed), 4)
     loss, _ = values(problem, points)
     for start, end in zip(points[:-1], loss[1:]):
@@ -129,7 +129,7 @@ def test_p4_noisy_gradients_cost_at_most_their_variance(curvature, fraction, noi
     """E f(x+) <= f(x) - eta (1 - L eta / 2) |grad|^2 + L eta^2 s2 / 2."""
     eta = fraction / curvature
     problem = NoisyGradient(jnp.asarray(curvature), jnp.asarray(noise))
-    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(eta), num_steps=1, num_batches=1)
+    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(eta), rule=Blocks(1, 1))
     after = np.asarray(one_step(problem, guard, jnp.asarray(x), jax.random.split(jax.random.key(seed), 1_000)))
     f = 0.5 * curvature * after**2
     gain = eta * (1 - curvature * eta / 2) * (curvature * x) ** 2
@@ -170,7 +170,7 @@ def final_losses(optimizer, keys):
 def test_p5_a_guarded_run_gets_at_least_as_low_as_its_fallback():
     problem = NoisyGradient(jnp.array(0.1), jnp.array(1.0))
     fallback = nx.optimizers.decaying_sgd(0.5, 20.0)
-    guard = LossGuard(nx.optimizers.sgd(1e-2), fallback, num_steps=1, num_batches=1)
+    guard = LossGuard(nx.optimizers.sgd(1e-2), fallback, rule=Blocks(1, 1))
 
     def run(optimizer, key):
         solution = nx.solve(problem, optimizer, num_steps=1_000, key=key, throw=False)
@@ -181,27 +181,24 @@ def test_p5_a_guarded_run_gets_at_least_as_low_as_its_fallback():
     assert guarded.mean() <= alone.mean() + 2 * alone.std() / np.sqrt(200)
 
 
-@pytest.mark.parametrize("make", [LossGuard, AdaptiveLossGuard])
-def test_p8_the_accepted_candidate_is_the_better_one_on_the_validation_batches(make):
+@pytest.mark.parametrize("rule", [Blocks(2, 3), AdaptiveBlocks(2, 3, max_multiple=2)], ids=["fixed", "adaptive"])
+def test_p8_the_accepted_candidate_is_the_better_one_on_the_validation_batches(rule):
     problem, num, batches = NoisyQuadratic(jnp.asarray(0.3)), 2, 3
-    guard = make(nx.optimizers.momentum(0.4), nx.optimizers.sgd(0.4), num, batches)
+    guard = LossGuard(nx.optimizers.momentum(0.4), nx.optimizers.sgd(0.4), rule=rule)
     key = jax.random.key(5)
     players = problem.init(key)
     state = guard.init(problem, players, key)
     seen = set()
     step = eqx.filter_jit(guard.step)
     for t in range(30):
-        samples = problem.samples(jax.random.fold_in(key, t), num + batches)
-        before = players
+        samples = problem.samples(jax.random.fold_in(key, t), guard.samples_per_step)
         players, state, info = step(problem, players, state, samples)
-        if make is AdaptiveLossGuard and bool((players[0] == before[0]).all()):
-            continue  # within a block
-        use, losses = info.aux.use_learned, info.aux.losses
-        assert bool(use) == bool(losses[0] < losses[1])
-        if make is LossGuard:
+        for use, losses in zip(np.ravel(info.aux.accepted), np.reshape(info.aux.losses, (-1, 2))):
+            assert bool(use) == bool(losses[0] < losses[1])
+            seen.add(float(use))
+        if rule.max_multiple == 1:
             on_validation = [problem.losses(players, entry(samples, num + j))[0] for j in range(batches)]
-            np.testing.assert_allclose(np.mean(on_validation), losses.min(), rtol=1e-12)
-        seen.add(float(use))
+            np.testing.assert_allclose(np.mean(on_validation), info.aux.losses.min(), rtol=1e-12)
     assert seen == {0.0, 1.0}
 
 
@@ -223,7 +220,7 @@ class Estimated(nx.AbstractProblem):
 @given(st.floats(0.0, 0.3), st.floats(-1.0, 1.0), seeds)
 def test_p7_an_error_of_e_in_both_losses_costs_at_most_two_e(error, x, seed):
     problem = Estimated(jnp.asarray(error))
-    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(0.3), num_steps=1, num_batches=1)
+    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(0.3), rule=Blocks(1, 1))
     after = np.asarray(one_step(problem, guard, jnp.asarray(x), jax.random.split(jax.random.key(seed), 1_000)))
     fallback = x - 0.3 * x
     assert np.all(0.5 * after**2 <= 0.5 * fallback**2 + 2 * error + 1e-12)
@@ -231,7 +228,7 @@ def test_p7_an_error_of_e_in_both_losses_costs_at_most_two_e(error, x, seed):
 
 def test_p7_wrong_choices_do_occur():
     problem = Estimated(jnp.asarray(0.3))
-    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(0.3), num_steps=1, num_batches=1)
+    guard = LossGuard(Shout(0.5), nx.optimizers.sgd(0.3), rule=Blocks(1, 1))
     keys = jax.random.split(jax.random.key(0), 50)
     starts = jnp.linspace(-1, 1, 21)
     after = np.stack([one_step(problem, guard, x, keys) for x in starts])
@@ -245,7 +242,7 @@ def test_with_a_run_of_its_own_the_fallback_is_never_better(name, spectrum, frac
     """At the end of every block, on exact losses, against the fallback alone; its run inside the guard is that one."""
     problem, num = quadratic(spectrum, seed), 3
     fallback = nx.optimizers.sgd(fraction / max(spectrum))
-    guard = LossGuard(proposals(problem)[name], fallback, num_steps=num, num_batches=1, on_accept="own")
+    guard = LossGuard(proposals(problem)[name], fallback, rule=Blocks(num, 1), on_accept=Own())
     points, infos = trajectory(problem, guard, jax.random.key(seed), 5)
     alone = [points[0]]
     for _ in range(5 * num):
@@ -254,3 +251,41 @@ def test_with_a_run_of_its_own_the_fallback_is_never_better(name, spectrum, frac
     fallback_loss, _ = values(problem, jnp.stack(alone[::num]))
     np.testing.assert_allclose(infos.aux.losses[:, 1], fallback_loss[1:], rtol=1e-9, atol=1e-12 * loss[0])
     assert np.all(loss <= fallback_loss * (1 + 1e-9) + 1e-12 * loss[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@SETTINGS
+@given(spectra, fractions, seeds)
+def test_a_safeguarded_optimizer_is_never_behind_its_fallback(name, spectrum, fraction, seed):
+    """Exactly at every decision, on exact losses: against momentum run alone, a state and all."""
+    problem, num, blocks = quadratic(spectrum, seed), 3, 5
+    fallback = nx.optimizers.momentum(fraction / max(spectrum) / 4, 0.8)
+    guard = safeguard(proposals(problem)[name], fallback, num_steps=num, num_batches=1)
+    key = jax.random.key(seed)
+    points, infos = trajectory(problem, guard, key, blocks)
+    alone, _ = trajectory(problem, fallback, key, blocks * num)
+    loss, _ = values(problem, points)
+    fallback_loss, _ = values(problem, alone[::num])
+    np.testing.assert_allclose(infos.aux.losses[:, 1], fallback_loss[1:], rtol=1e-9, atol=1e-12 * loss[0])
+    assert np.all(loss <= fallback_loss * (1 + 1e-9) + 1e-12 * loss[0])
+
+
+def test_a_greedy_guard_is_behind_its_fallback_where_a_safeguarded_one_is_not():
+    """Momentum gets over the hills; step by step the short-sighted proposal is lower, and stays in the first valley."""
+
+    def loss(x):
+        return 0.5 * x**2 + 0.5 * jnp.cos(4 * x)
+
+    problem = Chart((loss,), (jnp.array(3.0),))
+    fallback, short_sighted = nx.optimizers.momentum(0.02, 0.9), nx.optimizers.sgd(0.05)
+    rule = Blocks(2, 1)
+    alone, greedy, safe = (
+        float(loss(nx.solve(problem, o, num_steps=60, key=jax.random.key(0)).players[0]))
+        for o in (
+            fallback,
+            LossGuard(short_sighted, fallback, rule=rule),
+            safeguard(short_sighted, fallback, num_steps=2, num_batches=1),
+        )
+    )
+    assert greedy > alone + 2
+    assert safe <= alone

@@ -258,7 +258,7 @@ def test_another_learning_rate_does_not_trace_again():
         ({"record_every": 4}, "must divide the 6 outer steps"),
         ({"patience": 0}, "`patience`"),
         ({"max_rounds": 0}, "`max_rounds`"),
-        ({"optimizer": nx.guards.LossGuard(nx.optimizers.sgd(0.1), nx.optimizers.sgd(0.1), 2, 1)}, "updates per step"),
+        ({"optimizer": nx.guards.LossGuard(optax.sgd(0.1), optax.sgd(0.1))}, "updates per step"),
         ({"outer_optimizer": nx.optimizers.Extragradient(0.1)}, "AbstractGradientOptimizer"),
         ({"players": (jnp.ones(3),)}, "two players"),
     ],

@@ -33,7 +33,8 @@ def test_a_step_keeps_the_structure_and_moves_every_leaf(case, key):
         for old_leaf, new_leaf in zip(jax.tree.leaves(players), jax.tree.leaves(new)):
             assert jnp.all(old_leaf != new_leaf)
         first_sample = entry(samples, 0)
-        np.testing.assert_allclose(info.losses, jnp.stack(problem.losses(players, first_sample)), rtol=1e-12)
+        first_losses = info.losses if optimizer.updates_per_step == 1 else info.losses[0]
+        np.testing.assert_allclose(first_losses, jnp.stack(problem.losses(players, first_sample)), rtol=1e-12)
         assert info.cost.gradients >= 1
         assert info.cost.losses >= 0
         players = new
@@ -105,7 +106,7 @@ def test_bfloat16_players_keep_a_float32_state(case, key):
     assert narrow.carry[0][0].dtype == jnp.bfloat16
     for leaf in jax.tree.leaves((state, narrow.carry[1])):
         if eqx.is_inexact_array(leaf):
-            assert leaf.dtype in SINGLE
+            assert leaf.dtype in SINGLE or (case.holds_players and leaf.dtype == jnp.bfloat16)
     wide = unroll(quadratic(jnp.float64), optimizer, STEPS, key, cast(players, jnp.float64))
     # 8 bits of mantissa, players at most 1, 5 steps: errors up to 5 * 2**-9, where the steps add up to 0.1 and more
     assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], atol=0.02, rtol=0.02)

@@ -96,19 +96,18 @@ def run_method(
 
     One after the other: with the small problems of this recipe a CPU core gains nothing from a batch of seeds.
     """
-    every = max(updates // optimizer.updates_per_step, 1)
     with _without_warnings():
         runs = [
-            solve(problem, optimizer, num_steps=num_steps, key=key, record_every=every, throw=False).info
+            solve(problem, optimizer, num_steps=num_steps, key=key, record_every=updates, throw=False).info
             for key in keys
         ]
     info = jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
-    used: Array | None = None if info.aux is None else info.aux.use_learned
+    used: Array | None = None if info.aux is None else info.aux.accepted
     per_run = num_steps * len(keys)
     return Records(
         np.asarray(info.losses[..., 0], np.float64),
-        None if used is None else np.asarray(used, np.float64),
-        every * optimizer.updates_per_step,
+        None if used is None else np.asarray(used, np.float64).reshape(len(keys), -1),  # of every piece of a step
+        updates,
         float(np.asarray(info.cost.gradients, np.float64).sum() / per_run),
         float(np.asarray(info.cost.losses, np.float64).sum() / per_run),
     )

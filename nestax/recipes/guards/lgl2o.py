@@ -102,19 +102,20 @@ def _train(training: Training, seed: int, folder: Path, progress: bool) -> meta.
 def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol, row: Row) -> AbstractOptimizer:
     fallback = optimizers.decaying_sgd(row.learning_rate, protocol.fallback_time_scale)
     decay = optimizers.PowerDecay(row.learning_rate, row.time_scale)
+    careful = guards.AdaptiveBlocks(undecided="fallback")
     makers: dict[str, Callable[[], AbstractOptimizer]] = {
         "l2o": lambda: l2o,
         "sgdnm": lambda: optimizers.decaying_sgd(row.learning_rate, row.time_scale),
         "adam": lambda: optimizers.adam(row.adam),
-        "gl2o": lambda: guards.ResidualGuard(l2o, guards.GradientOperator(decay)),
+        "gl2o": lambda: guards.ResidualGuard(l2o, guards.GradientDescentMap(decay)),
         "lgl2o": lambda: guards.LossGuard(l2o, fallback),
         "lgl2o-adam": lambda: guards.LossGuard(l2o, optimizers.adam(row.adam)),
-        "lgl2o-own": lambda: guards.LossGuard(l2o, fallback, on_accept="own"),
-        "lgl2o-both": lambda: guards.LossGuard(l2o, fallback, on_accept="own", on_reject="own"),
-        "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, num_steps=100, num_batches=100),
-        "lgl2o-adaptive": lambda: guards.AdaptiveLossGuard(l2o, fallback),
-        "lgl2o-careful": lambda: guards.AdaptiveLossGuard(l2o, fallback, undecided="fallback"),
-        "lgl2o-careful-own": lambda: guards.AdaptiveLossGuard(l2o, fallback, on_accept="own", undecided="fallback"),
+        "lgl2o-own": lambda: guards.LossGuard(l2o, fallback, on_accept=guards.Own()),
+        "lgl2o-both": lambda: guards.LossGuard(l2o, fallback, on_accept=guards.Own(), on_reject=guards.Own()),
+        "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, rule=guards.Blocks(100, 100)),
+        "lgl2o-adaptive": lambda: guards.LossGuard(l2o, fallback, rule=guards.AdaptiveBlocks()),
+        "lgl2o-careful": lambda: guards.LossGuard(l2o, fallback, rule=careful),
+        "lgl2o-careful-own": lambda: guards.LossGuard(l2o, fallback, rule=careful, on_accept=guards.Own()),
     }
     return makers[name.removesuffix("-cifar")]()
 

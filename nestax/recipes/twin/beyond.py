@@ -1,7 +1,6 @@
 """Past Seesaw: matrix games and quadratic games of up to 20 coordinates a side, counted in gradient evaluations."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ import jax
 import numpy as np
 import optax
 
-from ... import learned, measures, meta
+from ... import learned, meta
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GAMES, run_games, tune_games
 from ...optimizers import Extragradient
 from ...problems import BilinearGame
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
-from ._beyond_games import evaluations, random_game, random_quadratic_game
+from ._beyond_games import LogGradients, evaluations, random_game, random_quadratic_game
 from ._picture import points
 from ._seesaw import as_json, table, train_twin
 
@@ -90,9 +89,6 @@ CONTESTANTS: dict[str, tuple[Any, dict[str, tuple[float, ...]]]] = {
 """The classical methods and their grids. A resolvent of Halpern's counts as one evaluation."""
 
 
-_FIRST = functools.partial(measures.CostToTolerance, unit="steps", arrival="first")
-
-
 def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, AbstractOptimizer]:
     """Trained and untrained, by the names of their rows."""
     out: dict[str, AbstractOptimizer] = {}
@@ -103,13 +99,13 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
         "schedule": ((protocol.unroll, protocol.epochs),),
         "unroll": protocol.unroll,
         "num_tasks": protocol.num_tasks,
-        "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
+        "meta_loss": meta.RelativeLog(meta.GradientNorm()),
         "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
         "validation": meta.Validation(
             every=min(10, protocol.epochs),
             horizon=protocol.unroll * 4,
             num_runs=protocol.validation_games,
-            score=_FIRST(tolerance=protocol.tolerance),
+            score=meta.GradientsToTolerance(protocol.tolerance),
             tasks=held_out,
         ),
     }
@@ -122,7 +118,7 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
         out[f"TwinKrylov, memory {memory}, untrained"] = learned.TwinKrylov(memory=memory, key=jax.random.key(seed))
     if protocol.twin_epochs:
         twin = meta.twin_training("twin")
-        score = _FIRST(tolerance=protocol.tolerance)
+        score = meta.GradientsToTolerance(protocol.tolerance)
         validation = dataclasses.replace(
             twin["validation"], score=score, num_runs=64, every=min(10, protocol.twin_epochs)
         )
@@ -140,7 +136,7 @@ def _family(name: str, learned_ones: Mapping[str, AbstractOptimizer], protocol: 
     rows: dict[str, Any] = {}
     for method, (make, grid) in CONTESTANTS.items():
         steps = protocol.num_steps
-        score = measures.CostToTolerance(tolerance=protocol.tolerance)
+        score = LogGradients(protocol.tolerance)
         search = tune_games(make, grid, tuning, num_steps=steps, key=tuning_start, score=score, batch_size=2)
         best = search.best()
         runs = run_games(tests, make(**best), num_steps=steps, key=test_start)

@@ -1,4 +1,4 @@
-"""Fallbacks of the residual guard: averaged operators, whose fixed points are the solutions."""
+"""Fallbacks of the residual guard: averaged maps, of which the fixed points are the solutions."""
 
 import abc
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 Rate = float | Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
-class AbstractOperator(eqx.Module):
-    """An operator $T$ made from the gradient of the smooth part of the loss, and a learning rate that may decay."""
+class AbstractFixedPointMap(eqx.Module):
+    """A map $T$ made from the gradient of the smooth part of the loss, and a learning rate that may decay."""
 
     learning_rate: eqx.AbstractVar[Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]]]
 
@@ -34,7 +34,7 @@ def _descend(params: PyTree, gradients: PyTree, learning_rate: Float[Array, ""])
     return jax.tree.map(lambda p, g: p - learning_rate.astype(p.dtype) * g, params, gradients)
 
 
-class GradientOperator(AbstractOperator):
+class GradientDescentMap(AbstractFixedPointMap):
     r"""$T(x) = x - \eta \nabla f(x)$: averaged for convex $f$ with $L$-Lipschitz gradient and $\eta < 2/L$.
 
     **Arguments:** `learning_rate`: $\eta$, or a schedule of the step count such as `nestax.optimizers.PowerDecay`.
@@ -49,7 +49,7 @@ class GradientOperator(AbstractOperator):
         return _descend(params, gradients, learning_rate)
 
 
-class ProximalGradientOperator(AbstractOperator):
+class ProximalGradientMap(AbstractFixedPointMap):
     r"""$T(x) = \operatorname{prox}_{\eta g}(x - \eta \nabla f(x))$, for $f + g$ with $f$ smooth and $g$ simple.
 
     The problem's loss is the smooth part $f$; $g$ is known through its proximal operator alone.

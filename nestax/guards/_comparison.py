@@ -19,27 +19,28 @@ VALIDATION_CHUNK = 16
 
 
 class Decision(eqx.Module):
-    """What a guard decided, and on what grounds. It stands in `StepInfo.aux`; between decisions it is the last one's.
+    """A decision of a loss guard and its grounds, in `StepInfo.aux`: one per step, or per piece of `AdaptiveBlocks`.
 
+    With more than one piece per step there is a leading axis of pieces, each with the decision that ended its block.
     All entries are floating-point, so that a record of many steps holds means.
 
-    - `use_learned`: 1.0 where the guarded optimizer's proposal was accepted, 0.0 where the fallback's was taken.
-    - `losses`: the mean validation losses of both candidates, learned first; `inf` for a candidate that failed.
+    - `accepted`: 1.0 where the guarded optimizer's proposal was accepted, 0.0 where the fallback's candidate was taken.
+    - `losses`: the mean validation losses of both candidates, the proposal's first; `inf` for one that failed.
     - `standard_error`: of the difference of both, from the paired differences on the validation batches; 0 for one.
     - `num_steps`: updates in the block that the decision ended.
     """
 
-    use_learned: Float[Array, ""]
-    losses: Float[Array, "2"]
-    standard_error: Float[Array, ""]
-    num_steps: Float[Array, ""]
+    accepted: Float[Array, "*pieces"]
+    losses: Float[Array, "*pieces 2"]
+    standard_error: Float[Array, "*pieces"]
+    num_steps: Float[Array, "*pieces"]
 
 
 class Moments(eqx.Module):
     """Sample moments of paired losses: what is needed of any number of validation batches."""
 
     count: Float[Array, ""]
-    means: Float[Array, "3"]  # of the learned candidate's losses, the fallback's, and their difference
+    means: Float[Array, "3"]  # of the proposal's losses, the fallback's, and their difference
     squares: Float[Array, "3"]  # sums of squared deviations from these means
 
     @staticmethod
@@ -68,7 +69,7 @@ class Verdict(eqx.Module):
     """The outcome of a comparison."""
 
     decision: Decision
-    use_learned: Bool[Array, ""]
+    accept: Bool[Array, ""]
     failed: Bool[Array, ""]  # neither loss is finite
     loss: Float[Array, ""]  # of the accepted candidate
     deviation: Float[Array, ""]  # standard error of the fallback's mean loss
@@ -77,22 +78,22 @@ class Verdict(eqx.Module):
 def judge(
     moments: Moments, finite: Bool[Array, "2"], num_steps: int | Int[Array, ""], margin: float | Float[Array, ""] = 0.0
 ) -> Verdict:
-    """Accepts the learned candidate where its mean loss is lower by more than `margin` standard errors of the
+    """Accepts the proposal where its mean loss is lower by more than `margin` standard errors of the
     difference; a loss that is not finite loses."""
     means = jnp.where(finite & jnp.isfinite(moments.means[:2]), moments.means[:2], jnp.inf)
     errors = moments.standard_errors()
     both = jnp.isfinite(means).all()
     by = jnp.where(both, jnp.asarray(margin, means.dtype) * errors[2], 0)
-    use_learned = means[0] < means[1] - by
+    accept = means[0] < means[1] - by
     error = jnp.where(both, errors[2], jnp.inf)
-    decision = Decision(use_learned.astype(means.dtype), means, error, jnp.asarray(num_steps, means.dtype))
+    decision = Decision(accept.astype(means.dtype), means, error, jnp.asarray(num_steps, means.dtype))
     deviation = jnp.where(jnp.isfinite(means[1]), errors[1], 0)
-    loss = jnp.where(use_learned, means[0], means[1])
-    return Verdict(decision, use_learned, ~jnp.isfinite(means).any(), loss, deviation)
+    loss = jnp.where(accept, means[0], means[1])
+    return Verdict(decision, accept, ~jnp.isfinite(means).any(), loss, deviation)
 
 
 class FallbackWatch(eqx.Module):
-    """Whether the fallback alone makes things worse: its loss against the one at the start of the block."""
+    """Watches whether the fallback alone makes things worse: its loss against the one at the start of the block."""
 
     loss: Float[Array, ""]  # validation loss of the accepted candidate of the block before
     deviation: Float[Array, ""]  # and the standard error of the fallback's
@@ -123,12 +124,12 @@ def fresh_watch(dtype: Any) -> FallbackWatch:
 
 
 def validation_losses(
-    problem: AbstractProblem, learned: Players, fallback: Players, samples: Sample, num: int
+    problem: AbstractProblem, proposal: Players, fallback: Players, samples: Sample, num: int
 ) -> Float[Array, "num 2"]:
     """The losses of both candidates on the same `num` samples, which are drawn once."""
 
     def both(sample):
-        losses = jnp.stack([evaluate_losses(problem, players, sample)[0] for players in (learned, fallback)])
+        losses = jnp.stack([evaluate_losses(problem, players, sample)[0] for players in (proposal, fallback)])
         return losses.astype(common_dtype(losses, jnp.float32))
 
     if not jax.tree.leaves(samples):  # deterministic: all samples are alike
