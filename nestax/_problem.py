@@ -56,6 +56,18 @@ class AbstractProblem(eqx.Module):
             "Lipschitz constant of the gradient, `resolvent=nestax.optimizers.FixedPointResolvent()`."
         )
 
+    def distances(self, players: Players) -> tuple[Float[Array, ""], ...]:
+        """Each player's Euclidean distance to the solutions, which few problems know.
+
+        **Raises** `ValueError` for a problem that does not.
+        """
+        del players
+        raise ValueError(
+            f"`{type(self).__name__}` does not know the distance to its solutions: it does not override "
+            "`distances(players)`, which returns one number per player. Measure the gradient instead: "
+            "`nestax.measures.GradientNorm()`."
+        )
+
 
 class AbstractDeterministicProblem(AbstractProblem):
     """A problem without randomness: its samples are `None`."""

@@ -16,7 +16,7 @@ CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress", "_so
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 MODELS = {"data", "networks", "hyperparameters", "problems"}
-TRAINING = WRAPPERS | {"meta", "hyper", "dynamics"}
+TRAINING = WRAPPERS | {"measures", "meta", "hyper", "dynamics"}
 ALLOWED = {
     "_version": set(),
     "_progress": set(),
@@ -43,7 +43,8 @@ ALLOWED = {
     "optimizers": CORE,
     "learned": OPTIMIZERS | {"_version"},
     "guards": OPTIMIZERS,
-    "meta": WRAPPERS | {"_version"},
+    "measures": CORE,
+    "meta": WRAPPERS | {"measures", "_version"},
     "hyper": WRAPPERS,
     "dynamics": WRAPPERS,
     "evaluation": TRAINING | {"_version"},

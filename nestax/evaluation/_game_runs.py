@@ -1,7 +1,6 @@
 """Runs on many games from many starts at once: distances to the saddle set, gradient norms and costs along the way."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,50 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from .._gradients import joint_gradient
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import StepInfo
-from .._problem import AbstractProblem, Players
-from .._rollout import Record, rollout
-from .._solve import stack_samples, start
-from .._step import OptimizerStep
+from .._problem import AbstractProblem
+from ..measures import GradientNorm, Magnitude, trajectory
 
 
-def trajectory(
-    problem: AbstractProblem, optimizer: AnyOptimizer, num_steps: int, key: PRNGKeyArray
-) -> tuple[Players, StepInfo]:
-    """All iterates of a run, leaves with a leading axis of length `num_steps + 1`, and its `StepInfo`s.
+class _Measures(eqx.Module):
+    """What is measured of an iterate."""
 
-    In one piece, so for short runs of small problems. From a failure on, the iterates are NaN.
-    """
-    optimizer = as_optimizer(optimizer)
-    players, state, sample_key = start(problem, optimizer, None, None, key)
-    xs = stack_samples(problem, sample_key, num_steps, optimizer.samples_per_step)
-    step = Record(OptimizerStep(problem, optimizer))
-    info, after = rollout(step, (players, state), xs, num_steps=num_steps, throw=False).info
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), players, after), info
-
-
-class Measures(eqx.Module):
-    """What is measured of every iterate of a run."""
-
-    distances: Float[Array, "*batch times 2"]
-    gradient_norms: Float[Array, "*batch times"]
-    magnitudes: Float[Array, "*batch times"]
-
-
-def measure(problem: Any, iterates: Players) -> Measures:
-    """Distances to the saddle set, norms of the joint gradient, and the largest absolute coordinates."""
-
-    def norm(players: Players) -> Float[Array, ""]:
-        gradients = jax.tree.leaves(joint_gradient(problem, players, None)[1])
-        return jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(g**2) for g in gradients])))
-
-    def largest(players: Players) -> Float[Array, ""]:
-        return jnp.max(jnp.stack([jnp.max(jnp.abs(p)) for p in jax.tree.leaves(players)]))
-
-    distances = jax.vmap(lambda players: jnp.stack(problem.distances(players)))(iterates)
-    return Measures(distances, jax.vmap(norm)(iterates), jax.vmap(largest)(iterates))
+    distances: Float[Array, "*batch 2"]
+    gradient_norms: Float[Array, "*batch"]
+    magnitudes: Float[Array, "*batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,31 +49,25 @@ class GameRuns:
             return np.linalg.norm(self.distances, axis=-1)
 
 
-def first_below(values: Float[np.ndarray, "*batch times"], tolerance: float) -> Float[np.ndarray, "*batch"]:
-    """The time from which the values stay below `tolerance` to the end; `inf` where there is none (NaN is above)."""
-    above = ~(values < tolerance)
-    last = values.shape[-1] - 1 - np.argmax(above[..., ::-1], axis=-1)
-    return np.where(above[..., -1], np.inf, np.where(above.any(axis=-1), last + 1.0, 0.0))
-
-
-def cost_at(costs: Int[np.ndarray, "*batch times"], times: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
-    """The cumulative costs at these times, such as those of `first_below`; `inf` stays."""
-    index = np.where(np.isfinite(times), times, 0).astype(int)
-    found = np.take_along_axis(costs, index[..., None], axis=-1)[..., 0]
-    return np.where(np.isfinite(times), found, np.inf)
-
-
 @eqx.filter_jit
 def _trajectories(problems, optimizer, keys, num_steps):
     def one(problem, key):
-        return trajectory(problem, optimizer, num_steps, key)
+        run = trajectory(problem, optimizer, num_steps=num_steps, key=key)
+        return run.players, run.samples, run.info
 
     return eqx.filter_vmap(lambda problem, keys: jax.vmap(lambda key: one(problem, key))(keys))(problems, keys)
 
 
 @eqx.filter_jit
-def _measure(problems, iterates):
-    return eqx.filter_vmap(lambda problem, x: jax.vmap(lambda x: measure(problem, x))(x))(problems, iterates)
+def _measure(problems, players, samples):
+    def at(problem, players, sample):
+        measures = (measure(problem, players, sample) for measure in (GradientNorm(), Magnitude()))
+        return _Measures(jnp.stack(problem.distances(players)), *measures)
+
+    def along(problem, players, samples):
+        return jax.vmap(jax.vmap(lambda p, s: at(problem, p, s)))(players, samples)
+
+    return eqx.filter_vmap(along)(problems, players, samples)
 
 
 def start_keys(key: PRNGKeyArray, num_instances: int, num_starts: int) -> Key[Array, "instances starts"]:
@@ -165,9 +126,9 @@ def run_games(
     ```
     """
     keys = start_keys(key, count_instances(problems), num_starts)
-    iterates, info = _trajectories(problems, as_optimizer(optimizer), keys, num_steps)
+    players, samples, info = _trajectories(problems, as_optimizer(optimizer), keys, num_steps)
     with jax.enable_x64(True):
-        measures = _measure(*jax.tree.map(_as_float64, (problems, iterates)))
+        measures = _measure(*jax.tree.map(_as_float64, (problems, players, samples)))
     arrays = jax.tree.map(np.asarray, (measures, info))
     return GameRuns(
         arrays[0].distances,

@@ -1,6 +1,5 @@
 """Optimizers of games by grid search over all their hyperparameters, the whole grid in one compiled call."""
 
-import abc
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem
+from ..measures import AbstractScore, TailDistance, trajectory
 from ..optimizers import Alternating, Anchoring, Extragradient, Halpern, KBeam, OptimisticGradient, SwappedGradient, sgd
-from ._game_runs import Measures, count_instances, measure, start_keys, trajectory
+from ._game_runs import count_instances, start_keys
 
 MakeGame = Callable[..., AbstractOptimizer]
 
@@ -54,69 +54,24 @@ GAMES: dict[str, tuple[MakeGame, dict[str, tuple[float, ...]]]] = {
 """Classical optimizers of games with their grids: a function of hyperparameters, and the values of each."""
 
 
-class AbstractGameScore(eqx.Module):
-    """What a run is worth: the lower the better. Always finite, so that one failed run does not hide the others."""
-
-    @abc.abstractmethod
-    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
-        """The score of one run, from its measures at all times and the gradients of each step."""
-
-
-class TailDistance(AbstractGameScore):
-    """The natural logarithm of the mean joint distance in the last fifth of the run, between `low` and `high`.
-
-    So neither exact solutions nor divergence (which counts `high`) decide alone. Among equal ends the faster run wins:
-    a thousandth of the mean logarithm over the whole run is added.
-    """
-
-    low: float = 1e-12
-    high: float = 1e6
-
-    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
-        del num_gradients
-        distances = jnp.linalg.norm(measures.distances, axis=-1)
-
-        def log(x):
-            return jnp.log(jnp.clip(jnp.where(jnp.isfinite(x), x, self.high), self.low, self.high))
-
-        tail = distances[round(0.8 * (len(distances) - 1)) :].mean()
-        return log(tail) + 1e-3 * log(distances).mean()
-
-
-class GradientsToReach(AbstractGameScore):
-    """Gradient evaluations until the norm of the joint gradient stays below `tolerance` times its first value.
-
-    A run that does not come there counts all of its gradients, times `penalty`.
-    """
-
-    tolerance: float = 1e-4
-    penalty: float = 2.0
-
-    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
-        norms = measures.gradient_norms
-        above = ~(norms < self.tolerance * norms[0])
-        last = len(norms) - jnp.argmax(above[::-1])  # one past the last time above
-        total = jnp.concatenate([jnp.zeros_like(num_gradients[:1]), jnp.cumsum(num_gradients)]).astype(norms.dtype)
-        reached = total[jnp.minimum(last, len(norms) - 1)]
-        return jnp.where(above[-1], self.penalty * total[-1], jnp.where(above.any(), reached, 0))
-
-
 @dataclasses.dataclass(frozen=True)
 class GridSearch:
     """A finished grid search.
 
     - `names`: of the hyperparameters.
     - `points`: their values, shape `(points, names)`.
-    - `scores`: mean over instances and starts, shape `(points,)`; the lower the better.
+    - `scores`: mean over the runs that did not diverge, shape `(points,)`; the lower the better.
+    - `num_diverged`: how many did, shape `(points,)`.
     """
 
     names: tuple[str, ...]
     points: Float[np.ndarray, "points names"]
     scores: Float[np.ndarray, " points"]
+    num_diverged: Int[np.ndarray, " points"]
 
     def best(self) -> dict[str, float]:
-        """The hyperparameters with the lowest score."""
-        return dict(zip(self.names, map(float, self.points[int(np.argmin(self.scores))])))
+        """The hyperparameters with the fewest diverged runs, and among these the lowest score."""
+        return dict(zip(self.names, map(float, self.points[int(np.lexsort((self.scores, self.num_diverged))[0])])))
 
     def at_edge(self) -> tuple[str, ...]:
         """The hyperparameters whose best value is the smallest or largest of several: a wider grid may hold better."""
@@ -131,12 +86,16 @@ class GridSearch:
 @eqx.filter_jit
 def _scores(make, names, score, problems, points, keys, num_steps, batch_size):
     def one(problem, key, point):
-        iterates, info = trajectory(problem, make(**dict(zip(names, point))), num_steps, key)
-        return score(measure(problem, iterates), info.cost.gradients)
+        run = trajectory(problem, make(**dict(zip(names, point))), num_steps=num_steps, key=key)
+        values = run.values(score.measure)
+        return score(values, run.num_gradients), score.diverged(values)
 
     def at(point):
         runs = eqx.filter_vmap(lambda problem, keys: jax.vmap(lambda key: one(problem, key, point))(keys))
-        return runs(problems, keys).mean()
+        scores, diverged = runs(problems, keys)
+        num = (~diverged).sum()
+        total = jnp.where(diverged, jnp.zeros_like(scores), scores).sum()
+        return jnp.where(num > 0, total / jnp.maximum(num, 1).astype(total.dtype), jnp.inf), diverged.sum()
 
     return jax.lax.map(at, points, batch_size=batch_size)
 
@@ -149,7 +108,7 @@ def tune_games(
     num_steps: int,
     key: PRNGKeyArray,
     num_starts: int = 1,
-    score: AbstractGameScore | None = None,
+    score: AbstractScore | None = None,
     batch_size: int = 16,
 ) -> GridSearch:
     """Runs `make(**hyperparameters)` on every point of a grid, on every game of a batch, from every start.
@@ -164,7 +123,7 @@ def tune_games(
     - `num_steps`: steps per run, as many as in the evaluation.
     - `key`: fixes the initial points.
     - `num_starts`: initial points per game. Default 1.
-    - `score`: `TailDistance()` (default), `GradientsToReach(tolerance)`, or your own `AbstractGameScore`.
+    - `score`: `nestax.measures.TailDistance()` (default), `CostToTolerance(tolerance)`, or your own `AbstractScore`.
     - `batch_size`: points at a time. Default 16.
 
     **Returns** a `GridSearch`.
@@ -192,5 +151,5 @@ def tune_games(
     keys = start_keys(key, count_instances(problems), num_starts)
     score = TailDistance() if score is None else score
     dtype = jnp.zeros(()).dtype
-    scores = _scores(make, names, score, problems, jnp.asarray(points, dtype), keys, num_steps, batch_size)
-    return GridSearch(names, points, np.asarray(scores, np.float64))
+    scores, failed = _scores(make, names, score, problems, jnp.asarray(points, dtype), keys, num_steps, batch_size)
+    return GridSearch(names, points, np.asarray(scores, np.float64), np.asarray(failed))

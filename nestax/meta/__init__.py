@@ -7,25 +7,15 @@ from ._estimators import (
     MetaGradient as MetaGradient,
     TruncatedBackprop as TruncatedBackprop,
 )
-from ._games import (
-    AbstractMeasure as AbstractMeasure,
-    Along as Along,
-    Distance as Distance,
-    Gap as Gap,
-    GradientNorm as GradientNorm,
-    Hamiltonian as Hamiltonian,
+from ._instances import Drawn as Drawn, Instances as Instances, RandomGameScale as RandomGameScale
+from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
+from ._objectives import (
+    AbstractMetaObjective as AbstractMetaObjective,
     NikaidoIsoda as NikaidoIsoda,
     ObjectiveReward as ObjectiveReward,
     Relative as Relative,
     RelativeLog as RelativeLog,
-)
-from ._instances import Drawn as Drawn, Instances as Instances, RandomGameScale as RandomGameScale
-from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
-from ._scores import (
-    AbstractScore as AbstractScore,
-    GradientsToTolerance as GradientsToTolerance,
-    SuccessRate as SuccessRate,
-    TailDistance as TailDistance,
+    TrajectorySum as TrajectorySum,
 )
 from ._tasks import (
     AbstractTasks as AbstractTasks,
@@ -35,4 +25,3 @@ from ._tasks import (
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train
 from ._twin import twin_training as twin_training
-from ._unroll import AbstractMetaObjective as AbstractMetaObjective, Unroll as Unroll

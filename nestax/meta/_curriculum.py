@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._games import Along, GradientNorm
-from ._unroll import AbstractMetaObjective, Unroll
+from ..measures import SquaredGradientNorm, Trajectory
+from ._objectives import AbstractMetaObjective, TrajectorySum
 
 Ranked = Literal["update", "epoch"]
 
@@ -33,14 +33,14 @@ class InstanceCurriculum(eqx.Module):
 
     start: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
     growth: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    difficulty: AbstractMetaObjective = Along(GradientNorm(player=1))
+    difficulty: AbstractMetaObjective = TrajectorySum(SquaredGradientNorm(player=1))
     ranked: Ranked = eqx.field(static=True, default="update")
 
     def __check_init__(self):
         if self.ranked not in get_args(Ranked):
             raise ValueError(f"`ranked` must be 'update' or 'epoch', got {self.ranked!r}.")
 
-    def grade(self, unroll: Unroll) -> Float[Array, ""]:
+    def grade(self, unroll: Trajectory) -> Float[Array, ""]:
         """The difficulty of one instance; infinite where it is not finite."""
         value = self.difficulty(unroll)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
@@ -63,7 +63,7 @@ class Ranking(eqx.Module):
     grades: Float[Array, " tasks"]
     share: Float[Array, ""]
 
-    def grade(self, unroll: Unroll) -> Float[Array, ""]:
+    def grade(self, unroll: Trajectory) -> Float[Array, ""]:
         """The difficulty of one instance."""
         return self.curriculum.grade(unroll)
 

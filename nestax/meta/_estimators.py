@@ -14,10 +14,11 @@ from .._problem import AbstractProblem, Sample
 from .._rollout import AbstractCheckpoint, AbstractStep, EveryStep, rollout
 from .._step import OptimizerStep
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ..measures import Carry, Trajectory, record
 from ._curriculum import Ranking
 from ._losses import AbstractMetaLoss
+from ._objectives import AbstractMetaObjective
 from ._tasks import Batch
-from ._unroll import AbstractMetaObjective, Carry, Unroll, record
 
 
 class MetaGradient(eqx.Module):
@@ -37,7 +38,7 @@ class MetaGradient(eqx.Module):
     gradient: PyTree
     carry: Carry
     losses: Float[Array, "*tasks length"]
-    unroll: Unroll | None = None
+    unroll: Trajectory | None = None
     ranking: Ranking | None = None
 
 
@@ -92,7 +93,7 @@ def _single_player(losses: Float[Array, "length players"]) -> Float[Array, " len
     if losses.shape[1] != 1:
         raise ValueError(
             f"This meta-loss is for problems with one player, got {losses.shape[1]}. For games pass a meta-objective, "
-            "such as `Relative(GradientNorm())`, and the estimator `TruncatedBackprop`."
+            "such as `Relative(SquaredGradientNorm())`, and the estimator `TruncatedBackprop`."
         )
     return losses[:, 0]
 

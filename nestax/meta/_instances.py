@@ -150,5 +150,5 @@ class ScaledGame(AbstractMinimax):
 
     def distances(self, players: Players) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Each player's distance to the solutions, if the game itself knows them."""
-        first, second = self.problem.distances(self._inner(players))  # pyright: ignore[reportAttributeAccessIssue]
+        first, second = self.problem.distances(self._inner(players))
         return first / self.axis_scale.astype(first.dtype), second

@@ -19,14 +19,14 @@ from .._problem import AbstractProblem
 from .._progress import progress_bar
 from .._run import RunFolder, describe
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ..measures import AbstractScore, TrailingLoss
 from ._curriculum import InstanceCurriculum
 from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
+from ._objectives import AbstractMetaObjective
 from ._report import write_report
-from ._scores import AbstractScore
 from ._tasks import AbstractTasks, Fixed
 from ._trainer import Meta, Trainer
-from ._unroll import AbstractMetaObjective
 
 _COUNTERS = ("epoch", "skipped", "best_loss", "best_epoch")
 _CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
@@ -36,16 +36,15 @@ class Validation(eqx.Module):
     """How a learned optimizer is judged during meta-training, so that the best one is kept.
 
     Runs `num_runs` optimizations of `horizon` steps with the current meta-parameters, on fresh problems and always the
-    same ones (common random numbers). The score, of which the lowest wins, is the mean loss over the last `window`
-    steps and over the runs, or that of `score`; a non-finite one never wins.
+    same ones (common random numbers). The lowest mean score over the runs wins; one that is not finite never does.
 
     **Arguments:**
 
     - `every`: epochs between validations.
     - `horizon`: steps per run; `None` means the horizon of the current stage.
     - `num_runs`: default 20, as in Chen et al. (2020).
-    - `window`: default 20 losses; their single last loss is a noisier score.
-    - `score`: another score, such as `SuccessRate()`, for games, whose losses say little. Default `None`.
+    - `score`: of one run. Default `nestax.measures.TrailingLoss(20)`, the mean of the last 20 losses; the single last
+      loss is noisier. Games, whose losses say little, need another one, such as `nestax.measures.SuccessRate()`.
     - `tasks`: the distribution of problems; `None` means that of the training. Give one where the training has a finite
       set of instances.
     """
@@ -53,12 +52,11 @@ class Validation(eqx.Module):
     every: int = eqx.field(static=True)
     horizon: int | None = eqx.field(default=None, static=True)
     num_runs: int = eqx.field(default=20, static=True)
-    window: int = eqx.field(default=20, static=True)
-    score: AbstractScore | None = None
+    score: AbstractScore = TrailingLoss(window=20)
     tasks: AbstractTasks | None = None
 
     def __check_init__(self):
-        for name in ("every", "num_runs", "window"):
+        for name in ("every", "num_runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`Validation({name}=...)` must be at least 1, got {getattr(self, name)}.")
 
@@ -162,7 +160,7 @@ def train(
     if curriculum is not None and not isinstance(meta_loss, AbstractMetaObjective):
         raise ValueError(
             f"A curriculum grades instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
-            f"`Relative(GradientNorm())`, got {type(meta_loss).__name__}."
+            f"`Relative(SquaredGradientNorm())`, got {type(meta_loss).__name__}."
         )
     schedule = _check_schedule(schedule, unroll)
     if num_tasks < 1:
@@ -299,7 +297,7 @@ class _Session:
     def _score(self, meta: Meta, validation: Validation, horizon: int) -> float:
         keys = jax.random.split(self.validation_key, validation.num_runs)
         horizon = validation.horizon or horizon
-        return self.trainer.validate(meta, validation.score, validation.tasks, keys, horizon, validation.window)
+        return self.trainer.validate(meta, validation.score, validation.tasks, keys, horizon)
 
     def _save(self) -> None:
         if self.folder is not None:

@@ -7,16 +7,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._problem import check_players
-from .._rollout import all_finite, rollout, select
+from .._rollout import all_finite, select
 from .._solve import stack_samples
-from .._step import OptimizerStep
 from ..learned import AbstractLearnedOptimizer
+from ..measures import AbstractScore, follow, record
 from ._curriculum import InstanceCurriculum, Ranking
 from ._estimators import AbstractGradientEstimator
 from ._losses import AbstractMetaLoss
-from ._scores import AbstractScore
+from ._objectives import AbstractMetaObjective
 from ._tasks import AbstractTasks, Batch, map_tasks
-from ._unroll import AbstractMetaObjective, record
 
 
 class Meta(eqx.Module):
@@ -90,10 +89,9 @@ class Trainer:
         numbers = (jnp.asarray(index), jnp.asarray(stop), jnp.asarray(horizon))
         return self._advance(meta, carry, key, *numbers, *self._fixed, *self._how)
 
-    def validate(self, meta: Meta, score, tasks, keys: Key[Array, " runs"], horizon: int, window: int) -> float:
+    def validate(self, meta: Meta, score: AbstractScore, tasks, keys: Key[Array, " runs"], horizon: int) -> float:
         rest, own = self._fixed
-        tasks = own if tasks is None else tasks
-        return float(self._validate(meta.weights, rest, tasks, score, keys, horizon, min(window, horizon)))
+        return float(self._validate(meta.weights, rest, own if tasks is None else tasks, score, keys, horizon))
 
 
 def _start(weights, rest, tasks, keys, horizon):
@@ -149,27 +147,16 @@ def _grade(chosen, players_and_state, weights, rest, tasks, ranking, key, horizo
     return ranking.add(map_tasks(one, chosen, players_and_state, jax.random.split(key, num)))
 
 
-def _validate(weights, rest, tasks, score: AbstractScore | None, keys, horizon, window):
+def _validate(weights, rest, tasks, score: AbstractScore, keys, horizon):
     optimizer = eqx.combine(weights, rest).for_horizon(horizon)
 
-    def start(key, num_samples):
+    def one(key):
         task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
         problem = tasks(task_key)
         players = problem.init(init_key)
-        xs = stack_samples(problem, sample_key, num_samples, optimizer.samples_per_step)
-        return problem, (players, optimizer.init(problem, players, state_key)), xs
+        carry = (players, optimizer.init(problem, players, state_key))
+        samples = stack_samples(problem, sample_key, horizon + 1, optimizer.samples_per_step)
+        return score(*follow(optimizer, problem, carry, samples, horizon, score.measure))
 
-    def last_losses(key):
-        problem, carry, xs = start(key, horizon)
-        out = rollout(OptimizerStep(problem, optimizer), carry, xs, num_steps=horizon, throw=False)
-        return out.info.losses[-window:, 0].mean()
-
-    def recorded(key):
-        problem, carry, xs = start(key, horizon + 1)
-        return record(optimizer, problem, carry, xs, horizon)[0]
-
-    if score is None:
-        total = jax.vmap(last_losses)(keys).mean()
-    else:
-        total = score.total(jax.vmap(lambda key: score.keep(recorded(key)))(keys))
+    total = jax.vmap(one)(keys).mean()
     return jnp.where(jnp.isfinite(total), total, jnp.inf)

@@ -6,10 +6,12 @@ import optax
 
 from .._checks import unknown_name
 from .._rollout import KeepAll
+from ..measures import SquaredGradientNorm, SuccessRate, TailDistance
 from ._estimators import TruncatedBackprop
-from ._games import GradientNorm, ObjectiveReward, Relative
-from ._scores import SuccessRate, TailDistance
+from ._objectives import ObjectiveReward, Relative
 from ._train import Validation
+
+_RELEASED = TailDistance(part=0.5, order=2, log=False)
 
 
 def twin_training(name: str = "twin") -> dict[str, Any]:
@@ -46,17 +48,17 @@ def twin_training(name: str = "twin") -> dict[str, Any]:
         num_updates = sum(epochs * horizon // unroll for horizon, epochs in schedule)
         rate = optax.cosine_decay_schedule(3e-3, num_updates, alpha=0.02)
         meta_optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-        meta_loss = Relative(GradientNorm())
+        meta_loss = Relative(SquaredGradientNorm())
         validation = Validation(every=5, horizon=1_000, num_runs=256, score=SuccessRate())
     elif name == "paper":
         schedule, unroll, meta_optimizer = ((1_000, 200),), 10, optax.adam(1e-4)
         meta_loss = ObjectiveReward(own_variable=False)
-        validation = Validation(every=5, horizon=1_000, num_runs=20, score=TailDistance())
+        validation = Validation(every=5, horizon=1_000, num_runs=20, score=_RELEASED)
     elif name in ("release", "release-matrix"):
         epochs = 300 if name == "release-matrix" else 200
         schedule, unroll, meta_optimizer = ((50, epochs),), 5, optax.adam(1e-4)
         meta_loss = ObjectiveReward(own_variable=True, skip_last=True)
-        validation = Validation(every=5, horizon=500, num_runs=20, score=TailDistance())
+        validation = Validation(every=5, horizon=500, num_runs=20, score=_RELEASED)
     else:
         names = ("twin", "paper", "release", "release-matrix")
         raise unknown_name("variant of Twin-L2O", name, names)

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 
 import nestax as nx
-from nestax import meta
+from nestax import measures, meta
 from nestax.learned import TwinKrylov
 
 from ..helpers import assert_close, cast, shapes, unroll
 
 
 def norms(game, players):
-    return np.sqrt(np.asarray(jax.vmap(lambda p: meta.GradientNorm()(game, p, None))(players)))
+    return np.asarray(jax.vmap(lambda p: measures.GradientNorm()(game, p, None))(players))
 
 
 def path(game, optimizer, num_steps, key):
     players = game.init(key)
     carry = (players, optimizer.init(game, players, key))
     return eqx.filter_jit(meta.TruncatedBackprop())(
-        optimizer, game, carry, None, num_steps, meta.RelativeLog(meta.GradientNorm()), key
+        optimizer, game, carry, None, num_steps, meta.RelativeLog(measures.SquaredGradientNorm()), key
     )
 
 

@@ -23,7 +23,7 @@ def main(folder: str, pause: float) -> None:
         problem,
         schedule=[(10, 6), (20, 6)],
         unroll=5,
-        validation=nx.meta.Validation(every=2, num_runs=2, window=3),
+        validation=nx.meta.Validation(every=2, num_runs=2, score=nx.measures.TrailingLoss(3)),
         run=folder,
         resume=True,
         checkpoint_seconds=0.0,

@@ -98,7 +98,7 @@ def test_validation_keeps_the_best(tmp_path):
         meta_optimizer=optax.chain(
             optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 4, 1.0, 1e5))
         ),
-        validation=meta.Validation(every=1, num_runs=3, window=2),
+        validation=meta.Validation(every=1, num_runs=3, score=nx.measures.TrailingLoss(2)),
         run=tmp_path / "run",
     )
     scores = [r["validation"] for r in result.history]
@@ -146,7 +146,10 @@ def test_the_run_folder_holds_everything(tmp_path):
 
 @pytest.mark.parametrize("stops_after", [0, 2, 5, 7])
 def test_stopping_and_resuming_is_bit_identical(stops_after, tmp_path):
-    settings = {"schedule": [(10, 5), (20, 3)], "validation": meta.Validation(every=3, num_runs=2, window=2)}
+    settings = {
+        "schedule": [(10, 5), (20, 3)],
+        "validation": meta.Validation(every=3, num_runs=2, score=nx.measures.TrailingLoss(2)),
+    }
     whole = train(**settings, run=tmp_path / "whole")
     part = train(**settings, run=tmp_path / "parts", stop=lambda epoch: epoch == stops_after)
     assert len(part.history) == stops_after + 1

@@ -8,7 +8,7 @@ import pytest
 
 from nestax import evaluation, optimizers, problems, recipes
 from nestax.recipes.twin import baselines, safeguard
-from nestax.recipes.twin._compare import StepsToReach, draw, quantiles, summarize
+from nestax.recipes.twin._compare import draw, quantiles, summarize
 
 
 def test_steps_to_reach():
@@ -19,8 +19,8 @@ def test_steps_to_reach():
         games, jax.vmap(lambda k: jax.random.split(k, 3)[0])(jax.random.split(key, (3, 1))[:, 0])
     )
     steps = np.ceil(np.log2(np.hypot(*starts) / tolerance))
-    grid = {"learning_rate": (0.5, 0.0)}
-    search = evaluation.tune_games(optimizers.sgd, grid, games, num_steps=20, key=key, score=StepsToReach(tolerance))
+    grid, score = {"learning_rate": (0.5, 0.0)}, safeguard.steps_to_reach(tolerance)
+    search = evaluation.tune_games(optimizers.sgd, grid, games, num_steps=20, key=key, score=score)
     stuck = math.log(40) + np.log(np.hypot(*starts) / tolerance).mean()  # the distance does not change
     np.testing.assert_allclose(search.scores, [np.log(steps).mean(), stuck], rtol=1e-9)
 

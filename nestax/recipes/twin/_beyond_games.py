@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ...evaluation import AbstractGameScore, GameRuns, cost_at, first_below
+from ...evaluation import GameRuns
+from ...measures import cost_at, first_below
 from ...problems import QuadraticGame
 
 SIZE = 20  # coordinates per player, of which a game uses some; the others have gradient zero
@@ -65,23 +66,6 @@ def random_game(key: PRNGKeyArray):
     bilinear = jax.random.bernoulli(which, 1 / 3)
     pair = random_quadratic_game(quadratic_key), random_matrix_game(matrix_key)
     return jax.tree.map(lambda quadratic, matrix: jnp.where(bilinear, matrix, quadratic), *pair)
-
-
-class LogGradients(AbstractGameScore):
-    """The logarithm of the gradient evaluations to the tolerance; a run that does not come there counts all of its
-    evaluations, times the factor that its gradient norm is above the tolerance, at most 10⁶."""
-
-    tolerance: float = 1e-4
-
-    def __call__(self, measures, num_gradients):
-        norms = measures.gradient_norms
-        goal = self.tolerance * norms[0]
-        above = ~(norms < goal)
-        total = jnp.concatenate([jnp.zeros_like(num_gradients[:1]), jnp.cumsum(num_gradients)]).astype(norms.dtype)
-        reached = total[jnp.minimum(norms.size - jnp.argmax(above[::-1]), norms.size - 1)]
-        last = jnp.where(jnp.isfinite(norms[-1]), norms[-1], jnp.inf)
-        missing = jnp.log(jnp.clip(last / goal, 1.0, 1e6))
-        return jnp.where(above[-1], jnp.log(total[-1]) + missing, jnp.log(jnp.maximum(reached, 1.0)))
 
 
 def evaluations(runs: GameRuns, tolerance: float, count_resolvents: bool = True) -> Float[np.ndarray, " runs"]:

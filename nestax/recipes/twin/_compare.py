@@ -7,36 +7,17 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from ... import evaluation, learned, meta
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ..._storage import save_figure
-from ...evaluation import AbstractGameScore, GameRuns, Measures, cost_at, first_below, success_rates
+from ...evaluation import GameRuns
+from ...measures import AbstractScore, Proportion, cost_at, first_below, success_rates, tail
 from .._cache import cached
-
-
-class StepsToReach(AbstractGameScore):
-    r"""$\ln$ of the steps until the joint distance stays below `tolerance`; a run of $T$ steps that does not get there
-    counts $\ln 2 T$ and the logarithm of how far off its last fifth is."""
-
-    tolerance: float
-    high: float = 1e6
-
-    def __call__(self, measures: Measures, num_gradients: Int[Array, " steps"]) -> Float[Array, ""]:
-        del num_gradients
-        distances = jnp.linalg.norm(measures.distances, axis=-1)
-        num = len(distances) - 1
-        above = ~(distances < self.tolerance)
-        last = (num + 1 - jnp.argmax(above[::-1])).astype(distances.dtype)
-        steps = jnp.where(above.any(), jnp.maximum(last, 1), 1)
-        tail = distances[round(0.8 * num) :].mean()
-        tail = jnp.clip(jnp.where(jnp.isfinite(tail), tail, self.high), self.tolerance, self.high)
-        return jnp.where(above[-1], math.log(2 * num) + jnp.log(tail / self.tolerance), jnp.log(steps))
 
 
 def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractProblem:
@@ -55,7 +36,7 @@ def tune(
     num_steps: int,
     seed: int,
     num_starts: int,
-    score: AbstractGameScore | None = None,
+    score: AbstractScore | None = None,
 ) -> dict[str, Any]:
     """The best point of a grid on validation games, and which of its values are at an edge. Kept in a file."""
 
@@ -91,7 +72,7 @@ def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
     joint = runs.joint.reshape(-1, runs.joint.shape[-1])
     times = np.unique(np.geomspace(1, joint.shape[1] - 1, 60).round().astype(int))
     finite = np.where(np.isfinite(joint), joint, np.inf)
-    tail = finite[:, round(0.8 * (joint.shape[1] - 1)) :].mean(axis=1)
+    end = tail(finite, 0.2).mean(axis=1)
     success = success_rates(runs.distances, runs.magnitudes)
     with np.errstate(divide="ignore", over="ignore"):
         geometric = np.exp(np.log(np.maximum(finite[:, times], 1e-300)).mean(axis=0))
@@ -99,11 +80,11 @@ def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
         "times": times.tolist(),
         "geometric_mean": _numbers(geometric),
         "mean": _numbers(finite[:, times].mean(axis=0)),
-        "tail_mean": number(tail.mean()),
-        "tail_median": number(np.median(tail)),
-        "tail_geometric_mean": number(np.exp(np.log(np.maximum(tail, 1e-300)).mean())),
-        "sr1": rate_cell(success.sr1["joint"]),
-        "sr2": rate_cell(success.sr2["joint"]),
+        "tail_mean": number(end.mean()),
+        "tail_median": number(np.median(end)),
+        "tail_geometric_mean": number(np.exp(np.log(np.maximum(end, 1e-300)).mean())),
+        "sr1": rate_cell(success.accuracy_rate["joint"]),
+        "sr2": rate_cell(success.stability_rate["joint"]),
         "diverged": round(float(np.mean(~(finite[:, -1] <= finite[:, 0]))), 6),
         "reach": {},
     }
@@ -128,7 +109,7 @@ def quantiles(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
     return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])
 
 
-def rate_cell(rate: evaluation.SuccessRate) -> dict[str, Any]:
+def rate_cell(rate: Proportion) -> dict[str, Any]:
     """In percent."""
     return {"rate": round(100 * rate.rate, 4), "interval": [round(100 * end, 2) for end in rate.interval]}
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from ... import catalogue, learned, meta, problems
 from ..._optimizer import AbstractOptimizer
-from ...evaluation import GameRuns, run_games, success_rates
+from ...evaluation import GameRuns, run_games
+from ...measures import success_rates
 
 PAPER: dict[str, tuple[tuple[float | int, float | int], ...]] = {
     "paper, Twin": ((100, 100), (96.6, 89.6), (0, 17.4), (0, 16.0), (97.8, 96.2), (11.6, 31.4), (22.8, 71.6)),
@@ -46,7 +47,7 @@ def rates(runs: GameRuns) -> dict[str, Any]:
     """SR1 and SR2 in percent with intervals, per player too; the largest coordinate; JSON values."""
     success = success_rates(runs.distances, runs.magnitudes)
     out: dict[str, Any] = {"largest": float(runs.magnitudes.max())}
-    for name, of in (("sr1", success.sr1), ("sr2", success.sr2)):
+    for name, of in (("sr1", success.accuracy_rate), ("sr2", success.stability_rate)):
         for which, rate in of.items():
             key = name if which == "joint" else f"{name}_{which}"
             out[key] = round(100 * rate.rate, 4)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from ... import catalogue, evaluation, learned, meta, problems
+from ... import catalogue, evaluation, learned, measures, meta, problems
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from .._cache import cached
@@ -94,9 +94,11 @@ def settings_for(kind: str, epochs: int, num_tasks: int, validation_runs: int) -
     if kind == "krylov":
         rate = optax.cosine_decay_schedule(1e-3, epochs)
         settings["meta_optimizer"] = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-        settings["meta_loss"] = meta.RelativeLog(meta.GradientNorm())
+        settings["meta_loss"] = meta.RelativeLog(measures.SquaredGradientNorm())
         settings |= {"schedule": ((40, epochs),), "unroll": 40}
-        validation = dataclasses.replace(validation, horizon=60, score=meta.GradientsToTolerance())
+        validation = dataclasses.replace(
+            validation, horizon=60, score=measures.CostToTolerance(unit="steps", arrival="first")
+        )
     else:
         settings["schedule"] = ((100, epochs),)
         validation = dataclasses.replace(validation, horizon=300)

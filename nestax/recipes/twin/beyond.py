@@ -1,6 +1,7 @@
 """Past Seesaw: matrix games and quadratic games of up to 20 coordinates a side, counted in gradient evaluations."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ import jax
 import numpy as np
 import optax
 
-from ... import learned, meta
+from ... import learned, measures, meta
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GAMES, run_games, tune_games
 from ...optimizers import Extragradient
 from ...problems import BilinearGame
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
-from ._beyond_games import LogGradients, evaluations, random_game, random_quadratic_game
+from ._beyond_games import evaluations, random_game, random_quadratic_game
 from ._picture import points
 from ._seesaw import as_json, table, train_twin
 
@@ -89,6 +90,9 @@ CONTESTANTS: dict[str, tuple[Any, dict[str, tuple[float, ...]]]] = {
 """The classical methods and their grids. A resolvent of Halpern's counts as one evaluation."""
 
 
+_FIRST = functools.partial(measures.CostToTolerance, unit="steps", arrival="first")
+
+
 def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, AbstractOptimizer]:
     """Trained and untrained, by the names of their rows."""
     out: dict[str, AbstractOptimizer] = {}
@@ -99,13 +103,13 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
         "schedule": ((protocol.unroll, protocol.epochs),),
         "unroll": protocol.unroll,
         "num_tasks": protocol.num_tasks,
-        "meta_loss": meta.RelativeLog(meta.GradientNorm()),
+        "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
         "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
         "validation": meta.Validation(
             every=min(10, protocol.epochs),
             horizon=protocol.unroll * 4,
             num_runs=protocol.validation_games,
-            score=meta.GradientsToTolerance(protocol.tolerance),
+            score=_FIRST(tolerance=protocol.tolerance),
             tasks=held_out,
         ),
     }
@@ -118,7 +122,7 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
         out[f"TwinKrylov, memory {memory}, untrained"] = learned.TwinKrylov(memory=memory, key=jax.random.key(seed))
     if protocol.twin_epochs:
         twin = meta.twin_training("twin")
-        score = meta.GradientsToTolerance(protocol.tolerance)
+        score = _FIRST(tolerance=protocol.tolerance)
         validation = dataclasses.replace(
             twin["validation"], score=score, num_runs=64, every=min(10, protocol.twin_epochs)
         )
@@ -136,7 +140,7 @@ def _family(name: str, learned_ones: Mapping[str, AbstractOptimizer], protocol: 
     rows: dict[str, Any] = {}
     for method, (make, grid) in CONTESTANTS.items():
         steps = protocol.num_steps
-        score = LogGradients(protocol.tolerance)
+        score = measures.CostToTolerance(tolerance=protocol.tolerance)
         search = tune_games(make, grid, tuning, num_steps=steps, key=tuning_start, score=score, batch_size=2)
         best = search.best()
         runs = run_games(tests, make(**best), num_steps=steps, key=test_start)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from ... import meta
+from ... import measures, meta
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._picture import points
@@ -26,13 +26,13 @@ VARIANTS: dict[str, tuple[meta.AbstractMetaObjective, dict[str, Any]]] = {
     "own variable, sign warm-up": (_OWN, {"sign_warmup_fraction": 0.2}),
     "own variable, memoryless": (_OWN, _MEMORYLESS),
     "literal, memoryless": (_LITERAL, _MEMORYLESS),
-    "eq. 38 (gradient-based), memoryless": (meta.Along(meta.GradientNorm()), _MEMORYLESS),
+    "eq. 38 (gradient-based), memoryless": (meta.TrajectorySum(measures.SquaredGradientNorm()), _MEMORYLESS),
     "eq. 39 (Nikaido-Isoda), memoryless": (meta.NikaidoIsoda(), _MEMORYLESS),
     "eq. 4 own variable, default rule": (_OWN, _NORMALIZED),
-    "eq. 38, default rule": (meta.Along(meta.GradientNorm()), _NORMALIZED),
-    "relative gradient norm, default rule": (meta.Relative(meta.GradientNorm()), _NORMALIZED),
-    "relative gap, default rule": (meta.Relative(meta.Gap()), _NORMALIZED),
-    "distance (supervised), default rule": (meta.Along(meta.Distance()), _NORMALIZED),
+    "eq. 38, default rule": (meta.TrajectorySum(measures.SquaredGradientNorm()), _NORMALIZED),
+    "relative gradient norm, default rule": (meta.Relative(measures.SquaredGradientNorm()), _NORMALIZED),
+    "relative gap, default rule": (meta.Relative(measures.Gap()), _NORMALIZED),
+    "distance (supervised), default rule": (meta.TrajectorySum(measures.SquaredDistance()), _NORMALIZED),
 }
 
 
@@ -75,7 +75,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
                         every=min(10, protocol.epochs),
                         horizon=protocol.num_steps,
                         num_runs=64,
-                        score=meta.SuccessRate(),
+                        score=measures.SuccessRate(),
                         tasks=seesaw(protocol.number),
                     ),
                 }

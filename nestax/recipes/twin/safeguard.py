@@ -10,13 +10,13 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from ... import evaluation, learned, meta, problems
+from ... import evaluation, learned, measures, meta, problems
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ...guards import EnergyGuard
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
-from ._compare import StepsToReach, cell, draw, infinite, measure_on, number, plot, train, tune
+from ._compare import cell, draw, infinite, measure_on, number, plot, train, tune
 from ._seesaw import as_json
 from .baselines import settings_for, thin
 
@@ -62,6 +62,13 @@ class Guarded(eqx.Module):
 
     def __call__(self, alpha: float | Float[Array, ""], slack: float | Float[Array, ""]) -> EnergyGuard:
         return EnergyGuard(self.optimizer, alpha, slack, relative=True)
+
+
+def steps_to_reach(tolerance: float) -> measures.CostToTolerance:
+    """The logarithm of the steps until the joint distance stays below `tolerance`."""
+    return measures.CostToTolerance(
+        tolerance=tolerance, relative=False, unit="steps", part=0.2, penalty=2.0, measure=measures.Distance()
+    )
 
 
 def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
@@ -133,7 +140,7 @@ def _measured(
                 num_steps=protocol.num_steps,
                 seed=test_seed + 2,
                 num_starts=1,
-                score=StepsToReach(TOLERANCES[0]),
+                score=steps_to_reach(TOLERANCES[0]),
             )
             optimizer = make(**tuned["best"])
         result = measure_on(
