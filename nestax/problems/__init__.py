@@ -2,6 +2,13 @@
 
 from ._classifier import Classifier as Classifier
 from ._from_loss import FromLoss as FromLoss
+from ._composed import (
+    MixedGame as MixedGame,
+    Subspace as Subspace,
+    mixed_dilemma as mixed_dilemma,
+    random_subspace as random_subspace,
+)
+from ._double_well import DoubleWell as DoubleWell
 from ._games import (
     DiracGAN as DiracGAN,
     InterpolatedGame as InterpolatedGame,
@@ -14,6 +21,13 @@ from ._gan import (
     HingeLoss as HingeLoss,
     MinimaxLoss as MinimaxLoss,
     NonSaturatingLoss as NonSaturatingLoss,
+)
+from ._iterated_games import (
+    DILEMMA as DILEMMA,
+    IteratedMatrixGame as IteratedMatrixGame,
+    MatchingPennies as MatchingPennies,
+    SmallPrisonersDilemma as SmallPrisonersDilemma,
+    iterated_prisoners_dilemma as iterated_prisoners_dilemma,
 )
 from ._image_gan import ImageGAN as ImageGAN, inception_score as inception_score
 from ._logistic import LogisticRegression as LogisticRegression

@@ -357,36 +357,17 @@ def test_lola_and_lookahead_on_the_tandem_game(key):
         np.testing.assert_allclose(x + y, total, rtol=1e-6)
 
 
-class PrisonersDilemma(nx.AbstractDeterministicProblem):
-    """Iterated, memory 1, discount 0.96, normalized: 5 logits to cooperate (start, CC, CD, DC, DD; own move first)."""
-
-    def init(self, key):
-        draw = jax.random.normal(key, (2, 5))
-        return (draw[0], draw[1])
-
-    def losses(self, players, sample):
-        p, q = (jax.nn.sigmoid(x) for x in players)
-        q = q[jnp.array([0, 1, 3, 2, 4])]
-        states = jnp.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)], axis=-1)
-        visits = 0.04 * jnp.linalg.solve(jnp.eye(4) - 0.96 * states[1:].T, states[0])
-        return visits @ jnp.array([1.0, 3.0, 0.0, 2.0]), visits @ jnp.array([1.0, 0.0, 3.0, 2.0])
-
-
 def ends_of_the_dilemma(optimizer, key):
     """The last losses of 6 runs of 500 steps."""
 
     def run(key):
-        return unroll(PrisonersDilemma(), optimizer, 500, key).info.losses[-1]
+        return unroll(nx.problems.iterated_prisoners_dilemma(), optimizer, 500, key).info.losses[-1]
 
     return jax.jit(jax.vmap(run))(jax.random.split(key, 6))
 
 
 def test_lola_cooperates_in_the_iterated_prisoner_s_dilemma(key):
     """Foerster et al. (2018): gradient descent ends in mutual defection (a loss of 2), LOLA near cooperation (1)."""
-    defect, tit_for_tat = jnp.full(5, -8.0), jnp.array([8.0, 8.0, -8.0, 8.0, -8.0])
-    for strategy, loss in ((defect, 2.0), (tit_for_tat, 1.0)):
-        losses = jnp.stack(PrisonersDilemma().losses((strategy, strategy), None))
-        np.testing.assert_allclose(losses, loss, atol=0.02)
     assert jnp.all(ends_of_the_dilemma(no.sgd(1.0), key) > 1.98)
     assert jnp.all(ends_of_the_dilemma(no.LOLA(1.0, 10.0), key) < 1.5)
 
