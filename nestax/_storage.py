@@ -92,8 +92,22 @@ def save_tree(path: Path, tree: PyTree, header: Mapping[str, Any]) -> None:
         if np.iscomplexobj(leaf):
             leaf = np.stack([leaf.real, leaf.imag], axis=-1)
         arrays[_name(key_path)] = leaf
+    save_arrays(path, arrays, header)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Saves NumPy arrays by name, with `header` as JSON metadata. No complex ones: the format has none."""
     metadata = {_HEADER: json.dumps({**header, "version": __version__})}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))
+    write_atomically(path, safetensors.numpy.save(dict(arrays), metadata=metadata))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Loads what `save_arrays` saved; `CheckpointError` if the file is damaged or truncated."""
+    read_header(path)
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or truncated ({error}).") from None
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -119,11 +133,7 @@ def load_tree(path: Path, like: PyTree) -> PyTree:
     **Raises** `CheckpointError` if the file is damaged or truncated, or if any name, shape or dtype is not that of
     `like`.
     """
-    read_header(path)
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}).") from None
+    arrays = load_arrays(path)
     slots, rest = eqx.partition(like, lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct))
     leaves, structure = jax.tree_util.tree_flatten_with_path(slots)
     wanted = {_name(p) for p, _ in leaves}

@@ -75,6 +75,18 @@ class Trees(nx.AbstractDeterministicProblem):
         return (mine, theirs)
 
 
+class Wells(nx.AbstractDeterministicProblem):
+    """Two players, each in a double well, who pull at each other differently: four modes; polynomials compile fast."""
+
+    def init(self, key):
+        x, y = jax.random.normal(key, (2,))
+        return (x, y)
+
+    def losses(self, players, sample):
+        x, y = players
+        return (0.25 * (x**2 - 1) ** 2 + 0.3 * x * y, 0.25 * (y**2 - 1) ** 2 - 0.1 * x * y**2)
+
+
 class Chart(nx.AbstractDeterministicProblem):
     """Any functions as a problem: `losses[i](*players)` is the loss of player i."""
 

@@ -47,6 +47,12 @@ def plot_plane(spectrum: Spectrum, path: str | PathLike[str], *, player: int = -
     """
     figure = matplotlib.figure.Figure(figsize=(5.6, 4.8), layout="constrained")
     axes = figure.subplots()
+    plot_eigenvalues(axes, spectrum, player)
+    _save(figure, axes, path, title)
+
+
+def plot_eigenvalues(axes: matplotlib.axes.Axes, spectrum: Spectrum, player: int = -1) -> None:
+    """What `plot_plane` shows, into given axes."""
     values = spectrum.eigenvalues
     _scatter(axes, values.real, values.imag, spectrum, np.ones(len(values), bool), player)
     turn = np.exp(1j * np.linspace(0, 2 * np.pi, 400))
@@ -55,7 +61,6 @@ def plot_plane(spectrum: Spectrum, path: str | PathLike[str], *, player: int = -
     axes.set_aspect("equal")
     axes.set_xlabel("real part")
     axes.set_ylabel("imaginary part")
-    _save(figure, axes, path, title)
 
 
 def _scatter(axes: matplotlib.axes.Axes, x, y, spectrum: Spectrum, shown: np.ndarray, player: int) -> None:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._problem import AbstractDeterministicProblem, AbstractMinimax
-from ._arrays import as_float_array, check_finite, default_float, is_concrete
+from .._arrays import as_float_array, check_finite, default_float, is_concrete
 
 View = Literal["own", "shared"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nestax as nx
-from nestax.dynamics import TangentStep, init_frame
+from nestax.dynamics import HenonMap, TangentStep, init_frame
 
 from ..helpers import Bilinear, Map, NoisyQuadratic, Quadratic, begin
 
@@ -16,21 +16,12 @@ def exponents(step, carry, xs=None, num_steps=None, directions=None, transient=0
     return out.info[transient:].mean(axis=0), out
 
 
-class Henon(nx.AbstractStep):
-    a: jax.Array
-    b: jax.Array
-
-    def __call__(self, carry, x):
-        x, y = carry
-        return (1 - self.a * x**2 + y, self.b * x), None
-
-
 START = (jnp.array(0.1), jnp.array(0.1))
 
 
 def test_henon_exponents_to_the_printed_precision():
     """Published: 0.419 and -1.623. A fifth of a million steps leave a statistical error below 0.0005."""
-    found, out = exponents(Henon(jnp.array(1.4), jnp.array(0.3)), START, num_steps=200_000, transient=1_000)
+    found, out = exponents(HenonMap(), START, num_steps=200_000, transient=1_000)
     np.testing.assert_allclose(found, [0.419, -1.623], atol=1e-3)
     # the determinant of the Jacobian is -b everywhere, so every single step has sum log b
     np.testing.assert_allclose(out.info.sum(axis=1), np.log(0.3), rtol=0, atol=1e-10)
@@ -39,7 +30,7 @@ def test_henon_exponents_to_the_printed_precision():
 
 
 def test_one_direction_gives_the_leading_exponent():
-    step = Henon(jnp.array(1.4), jnp.array(0.3))
+    step = HenonMap()
     both, _ = exponents(step, START, num_steps=2_000)
     leading, out = exponents(step, START, num_steps=2_000, directions=1)
     np.testing.assert_allclose(leading, both[:1], rtol=1e-10)
@@ -50,7 +41,7 @@ def test_henon_under_vmap():
     b = np.array([0.1, 0.2, 0.3])
 
     def run(b):
-        return exponents(Henon(jnp.array(1.2), b), START, num_steps=500)[0]
+        return exponents(HenonMap(1.2, b), START, num_steps=500)[0]
 
     batch = jax.vmap(run)(jnp.array(b))
     np.testing.assert_allclose(batch.sum(axis=1), np.log(b), atol=1e-10)
