@@ -74,6 +74,7 @@ from ._lyapunov import (
     lyapunov_exponents as lyapunov_exponents,
     step_exponents as step_exponents,
 )
+from ._diagnose import Diagnosis as Diagnosis, diagnose as diagnose, diagnose_step as diagnose_step
 from ._maps import (
     HenonMap as HenonMap,
     LogisticMap as LogisticMap,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from .._checks import count
 from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem, Players, check_players
 from .._progress import progress_bar
@@ -26,8 +27,8 @@ from ._branch_choices import (
 from ._branch_directions import AbstractDirections, NegativeCurvature, SingularDirections
 from ._branch_moves import AbstractMove, Jump, Ride
 from ._branch_starts import AbstractStart, GivenStart, RankedStart, SaddleStart
-from ._game import Game
 from ._branch_tree import ARRAYS, FAILED, OPEN, REJECTED, SOLUTION, Tree
+from ._game import Game
 
 
 class Branching(eqx.Module):
@@ -60,8 +61,7 @@ class Branching(eqx.Module):
     ranking: AbstractRanking = TotalLoss()
 
     def __check_init__(self):
-        if self.num_steps < 0:
-            raise ValueError(f"`num_steps` must be at least 0, got {self.num_steps}.")
+        count(self.num_steps, "num_steps", at_least=0)
 
 
 def generalized_ridge_rider(
@@ -142,7 +142,8 @@ def branch(
 
     - `problem`, `optimizer`: what is solved, and how each branch is.
     - `method`: the components. Default `generalized_ridge_rider()`; for one loss there is `ridge_rider()`.
-    - `key`: fixes the start, and the samples of a problem with randomness (the same ones for all branches' first steps).
+    - `key`: fixes the start, and the samples of a problem with randomness (the same ones for all branches' first
+      steps).
     - `max_branches`, `max_gradients`: the budget. Default none. When it is exhausted the tree so far is returned and
       says so.
     - `batch_size`: how many branches are optimized together. Default 16. Changes the order only where new branches
@@ -167,11 +168,10 @@ def branch(
     ```
     """
     method = Branching() if method is None else method
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    for name, value in (("max_branches", max_branches), ("max_gradients", max_gradients)):
-        if value is not None and value <= 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+    batch_size = count(batch_size, "batch_size")
+    max_branches = None if max_branches is None else count(max_branches, "max_branches")
+    if max_gradients is not None and not max_gradients > 0:
+        raise ValueError(f"`max_gradients` must be positive, got {max_gradients}.")
     init_key, start_key, game_key = jax.random.split(key, 3)
     example = check_players(problem.init(init_key))
     game = Game(problem, optimizer, example, game_key)

@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import count
 from .._problem import Players
 from ._branch_tree import Tree
 
@@ -103,8 +104,7 @@ class UntilDepth(AbstractContinuation):
     from_solutions: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if self.depth < 1:
-            raise ValueError(f"`depth` must be at least 1, got {self.depth}.")
+        count(self.depth, "depth")
 
     def __call__(self, depth, is_solution):
         return depth < self.depth and (self.from_solutions or not is_solution)

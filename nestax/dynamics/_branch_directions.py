@@ -105,8 +105,8 @@ class NegativeCurvature(AbstractDirections):
     - `tolerance`: how negative. Default 1e-6.
     - `num`: the so many smallest ones, by Lanczos' or Arnoldi's method. Default `None`: all, from the matrix.
 
-    **Source:** J. Parker-Holder et al., *Ridge Rider: finding diverse solutions by following eigenvectors of the Hessian*,
-    NeurIPS 2020.
+    **Source:** J. Parker-Holder et al., *Ridge Rider: finding diverse solutions by following eigenvectors of the
+    Hessian*, NeurIPS 2020.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-6)

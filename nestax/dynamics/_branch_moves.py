@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from .._problem import evaluate_losses, game_jvp
+from .._checks import positive
+from .._gradients import evaluate_losses, game_jvp
 from .._rollout import AbstractStep, rollout
 from ._coordinates import ravel_real
 from ._game import Game, field
@@ -25,10 +25,6 @@ class AbstractMove(eqx.Module):
         move cost in gradients."""
 
 
-def _scalar(x: ArrayLike) -> Float[Array, ""]:
-    return jnp.asarray(x, float)
-
-
 class Jump(AbstractMove):
     """One step of a given length. Costs nothing.
 
@@ -36,7 +32,7 @@ class Jump(AbstractMove):
     `RandomDirections` at the same length.
     """
 
-    length: Float[Array, ""] = eqx.field(converter=_scalar, default=1.0)
+    length: Float[Array, ""] = eqx.field(converter=positive, default=1.0)
 
     def __call__(self, game, flats, directions):
         del game
@@ -50,7 +46,7 @@ class UntilTurn(AbstractMove):
     **Arguments:** `step_size`: default 0.1. `max_steps`: default 100.
     """
 
-    step_size: Float[Array, ""] = eqx.field(converter=_scalar, default=0.1)
+    step_size: Float[Array, ""] = eqx.field(converter=positive, default=0.1)
     max_steps: int = eqx.field(static=True, default=100)
 
     def __call__(self, game, flats, directions):
@@ -62,7 +58,9 @@ class AbstractRidge(eqx.Module):
     """Follows an eigenvector of the Hessian from one point to the next."""
 
     @abc.abstractmethod
-    def update(self, product: Any, direction: Float[Array, " dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""], int]:
+    def update(
+        self, product: Any, direction: Float[Array, " dim"]
+    ) -> tuple[Float[Array, " dim"], Float[Array, ""], int]:
         """The eigenvector near `direction` of the map `product`, its eigenvalue, and how many products that took."""
 
 
@@ -88,7 +86,7 @@ class PowerOnStep(AbstractRidge):
     **Arguments:** `learning_rate`: $\alpha$. `num_iterations`: one Hessian-vector product each. Default 1.
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=_scalar)
+    learning_rate: Float[Array, ""] = eqx.field(converter=positive)
     num_iterations: int = eqx.field(static=True, default=1)
 
     def update(self, product, direction):
@@ -102,7 +100,8 @@ class PowerOnStep(AbstractRidge):
 
 
 class Ride(AbstractMove):
-    r"""Rides a ridge: $w \leftarrow w + a\, e$ with the eigenvector $e$ of the Hessian found anew near the last one, while
+    r"""Rides a ridge: $w \leftarrow w + a\, e$ with the eigenvector $e$ of the Hessian found anew near the last one,
+    while
     its eigenvalue is negative and the loss falls.
 
     **Arguments:**
@@ -114,15 +113,15 @@ class Ride(AbstractMove):
     **Source:** J. Parker-Holder et al., *Ridge Rider*, NeurIPS 2020.
     """
 
-    step_size: Float[Array, ""] = eqx.field(converter=_scalar, default=0.05)
+    step_size: Float[Array, ""] = eqx.field(converter=positive, default=0.05)
     max_steps: int = eqx.field(static=True, default=200)
     ridge: AbstractRidge = NearestEigenvector()
 
     def __call__(self, game, flats, directions):
         if len(game.example) != 1:
             raise ValueError(
-                f"`Ride` follows the Hessian of a single loss, but the game has {len(game.example)} players. Use `Jump` or "
-                "`UntilTurn`."
+                f"`Ride` follows the Hessian of a single loss, but the game has {len(game.example)} players. Use "
+                "`Jump` or `UntilTurn`."
             )
         ends, cost = _ride(self, game, jnp.asarray(flats), jnp.asarray(directions))
         return np.asarray(ends), np.asarray(cost, float)

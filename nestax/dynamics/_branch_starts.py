@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from .._checks import count
+from .._gradients import joint_gradient
 from .._optimizer import AbstractOptimizer
-from .._problem import AbstractDeterministicProblem, AbstractProblem, Players, Sample, check_same_structure, joint_gradient
+from .._problem import AbstractDeterministicProblem, AbstractProblem, Players, Sample
 from .._solve import solve
+from .._tree import check_same_structure
 from ..optimizers import adam
 from ._coordinates import ravel_real
 from ._game import Game
@@ -79,8 +82,7 @@ class RankedStart(AbstractStart):
     batch_size: int = eqx.field(static=True, default=512)
 
     def __check_init__(self):
-        if self.num_draws < 1:
-            raise ValueError(f"`num_draws` must be at least 1, got {self.num_draws}.")
+        count(self.num_draws, "num_draws")
 
     def __call__(self, game, key):
         flats, values = _rank(self, game, jax.random.split(key, self.num_draws))

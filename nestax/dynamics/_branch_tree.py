@@ -22,7 +22,8 @@ ARRAYS = ("parents", "depths", "signs", "states", "values", "directions", "ends"
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """What `branch` returns. Node 0 is the starting point; every other node is a branch: it leaves the end of its parent
+    """What `branch` returns. Node 0 is the starting point; every other node is a branch: it leaves the end of its
+    parent
     along a direction, and ends where the optimizer has brought it.
 
     One row per node, in the order in which they were found:
@@ -106,9 +107,7 @@ class Tree:
         import matplotlib.figure
 
         heights = self._heights()
-        figure = matplotlib.figure.Figure(
-            figsize=(5.6, max(2.5, 0.24 * len(set(heights)) + 1)), layout="constrained"
-        )
+        figure = matplotlib.figure.Figure(figsize=(5.6, max(2.5, 0.24 * len(set(heights)) + 1)), layout="constrained")
         axes = figure.subplots()
         for node in range(1, len(heights)):
             parent = self.parents[node]
@@ -117,7 +116,9 @@ class Tree:
             bend = middle**2 * (3 - 2 * middle)
             style = ":" if self.states[node] in (OPEN, FAILED) else "-"
             axes.plot(x[0] + middle * (x[1] - x[0]), y[0] + bend * (y[1] - y[0]), style, color="gray", linewidth=0.8)
-        dots = axes.scatter(self.depths, heights, c=self.losses[:, 0], s=28, cmap="viridis", zorder=3, edgecolors="black")
+        dots = axes.scatter(
+            self.depths, heights, c=self.losses[:, 0], s=28, cmap="viridis", zorder=3, edgecolors="black"
+        )
         figure.colorbar(dots, ax=axes, label="loss of the first player")
         for rank, node in enumerate(self.solutions, 1):
             losses = " ".join(f"{x:.2f}" for x in self.losses[node])
@@ -165,7 +166,8 @@ class Tree:
     def load(path: str | PathLike[str], example: Players) -> "Tree":
         """Reads what `save` wrote. **Arguments:** `example`: players of the problem, such as `problem.init(key)`.
 
-        **Raises** `CheckpointError` for a file that is damaged or holds something else, or another number of coordinates.
+        **Raises** `CheckpointError` for a file that is damaged or holds something else, or another number of
+        coordinates.
         """
         header = read_header(Path(path))
         if header.get("kind") != _KIND:

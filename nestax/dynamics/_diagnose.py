@@ -34,13 +34,14 @@ class Diagnosis:
     """What `diagnose` returns. `print` says it in words.
 
     - `verdict`: `"contracts"` (nearby runs come together), `"circles"` (they neither do nor separate, or spiral out),
-      `"chaotic"` (they separate although the run stays where it is), `"diverges"`, or `"neutral"` (none of these: flat).
+      `"chaotic"` (they separate although the run stays where it is), `"diverges"`, or `"neutral"` (none of these:
+      flat).
     - `exponents`: the largest Lyapunov exponents along the run, per step.
     - `spectrum`: eigenvalues and eigenvectors of the step's Jacobian at the end of the run; all of them in up to 300
       coordinates, else those of largest modulus and of smallest real part.
     - `max_factor`: multiply the learning rate by less than this and no further direction becomes unstable than are at
-      any learning rate; below 1 it is too large now. `None` if it cannot be told: for a step that is no optimizer's, and
-      for a large problem with an optimizer that has a state.
+      any learning rate; below 1 it is too large now. `None` if it cannot be told: for a step that is no optimizer's,
+      and for a large problem with an optimizer that has a state.
     - `num_repelling`: how many of the found directions repel at any learning rate: rotation, or negative curvature.
     - `running`, `distances`: the largest exponent up to each step, and the distance of the players from the start.
     - `names`, `shares`: the arrays of the players, and their part in the leading eigenvector (squared length).
@@ -70,7 +71,9 @@ class Diagnosis:
             return lines[0] + "\nThe step has no finite Jacobian at the end of the run."
         order = np.argsort(-self.shares)[:3]
         along = ", ".join(f"{self.names[i]} {self.shares[i]:.0%}" for i in order if self.shares[i] >= 0.005)
-        lines.append(f"At its end the largest eigenvalue of the step is {_number(self.leading)}: {_motion(self.leading)}.")
+        lines.append(
+            f"At its end the largest eigenvalue of the step is {_number(self.leading)}: {_motion(self.leading)}."
+        )
         lines.append(f"That direction lies in {along}.")
         if self.num_repelling:
             lines.append(
@@ -80,11 +83,11 @@ class Diagnosis:
             )
         if self.max_factor is not None and math.isfinite(self.max_factor):
             lines.append(
-                f"The learning rate is too large: at less than {self.max_factor:.3g} times it, no direction is unstable "
-                "for that reason."
+                f"The learning rate is too large: at less than {self.max_factor:.3g} times it, no direction is "
+                "unstable for that reason."
                 if self.max_factor < 1
-                else f"The learning rate may be multiplied by up to {self.max_factor:.3g} before more directions become "
-                "unstable."
+                else f"The learning rate may be multiplied by up to {self.max_factor:.3g} before more directions "
+                "become unstable."
             )
         return "\n".join(lines)
 
@@ -248,9 +251,7 @@ def _stability(operator: JacobianOperator, found: Spectrum, complete: bool) -> t
     return float(low), at_any
 
 
-def _verdict(
-    finite: bool, exponents: np.ndarray, distances: np.ndarray, found: Spectrum, num_steps: int
-) -> Verdict:
+def _verdict(finite: bool, exponents: np.ndarray, distances: np.ndarray, found: Spectrum, num_steps: int) -> Verdict:
     if not finite or not np.all(np.isfinite(exponents)):
         return "diverges"
     largest, zero = float(exponents[0]), 2 / num_steps
@@ -288,7 +289,11 @@ def _number(z: complex) -> str:
 
 def _motion(z: complex) -> str:
     change = abs(z) - 1
-    size = "keeps its size" if abs(change) < 1e-6 else f"{'grows' if change > 0 else 'shrinks'} by {abs(change):.2%} per step"
+    size = (
+        "keeps its size"
+        if abs(change) < 1e-6
+        else f"{'grows' if change > 0 else 'shrinks'} by {abs(change):.2%} per step"
+    )
     if abs(z.imag) > 1e-6 * abs(z):
         return f"it turns, {2 * math.pi / abs(np.angle(z)):.1f} steps per turn, and {size}"
     return f"it flips its sign at every step and {size}" if z.real < 0 else f"it keeps its sign and {size}"

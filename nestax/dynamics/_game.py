@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
-from .._problem import AbstractProblem, Players, joint_gradient
+from .._gradients import joint_gradient
+from .._optimizer import AbstractOptimizer
+from .._problem import AbstractProblem, Players
 from .._rollout import AbstractStep, rollout
 from .._solve import stack_samples
+from .._step import OptimizerStep
 from ._coordinates import ravel_real
 from ._operators import JacobianOperator, game_jacobian, step_jacobian
 
@@ -80,7 +82,7 @@ class Game(eqx.Module):
 @eqx.filter_jit
 def _count(game):
     state = game.optimizer.init(game.problem, game.example, game.key)
-    return game.optimizer.step(game.problem, game.example, state, game.sample())[2].num_gradients
+    return game.optimizer.step(game.problem, game.example, state, game.sample())[2].cost.gradients
 
 
 @eqx.filter_jit

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._problem import Players, check_same_structure
+from .._problem import Players
 from .._storage import save_figure
+from .._tree import check_same_structure
 
 
 class Plane(eqx.Module):
@@ -68,13 +69,19 @@ class Plane(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """What `heat_map` returns: `values` of shape `(resolution, resolution)`, indexed by $s$, then $t$; and the plane."""
+    """What `heat_map` returns: `values` of shape `(resolution, resolution)`, indexed by $s$, then $t$; and the
+    plane."""
 
     values: np.ndarray
     plane: Plane
 
     def plot(
-        self, path: str | PathLike[str], *, title: str = "", label: str = "", points: Float[Array, "points 2"] | None = None
+        self,
+        path: str | PathLike[str],
+        *,
+        title: str = "",
+        label: str = "",
+        points: Float[Array, "points 2"] | None = None,
     ) -> None:
         """Writes a picture; its ending says the format. `points` are drawn as dots: ends of an ascent, solutions."""
         import matplotlib.figure
@@ -93,9 +100,7 @@ class HeatMap:
         save_figure(path, figure)
 
 
-def heat_map(
-    function: Callable[[Players], Float[Array, ""]], plane: Plane, *, batch_size: int = 256
-) -> HeatMap:
+def heat_map(function: Callable[[Players], Float[Array, ""]], plane: Plane, *, batch_size: int = 256) -> HeatMap:
     """A function of the players at every point of a plane, such as an exponent or the entropy.
 
     **Arguments:** `function`: from players to a number; it is batched and compiled. `plane`: where. `batch_size`: how

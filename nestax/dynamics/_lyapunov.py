@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._optimizer import AbstractOptimizer, OptimizerStep
+from .._checks import count
+from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem, Players, check_players
 from .._rollout import AbstractCheckpoint, AbstractStep, Segments, count_steps, rollout
 from .._solve import stack_samples
+from .._step import OptimizerStep
 from ._coordinates import ravel_real
 from ._singular import AbstractSingular, by_size, random_frame
 from ._tangent import TangentStep
@@ -80,18 +82,21 @@ class FiniteTime(AbstractExponents):
             return flat, function
 
         flat, function = final(*_constant((step, carry, xs)))
-        directions = _directions(self, lambda v: _push(function, flat, v), lambda u: _pull(function, flat, u), flat, num)
+        directions = _directions(
+            self, lambda v: _push(function, flat, v), lambda u: _pull(function, flat, u), flat, num
+        )
         flat, function = final(step, carry, xs)
         _, (count, result) = function(flat)
-        stretched = jnp.linalg.norm(_push(function, flat, directions), axis=0)
-        return LyapunovExponents(jnp.log(stretched) / _per(count, stretched), directions, count, result)
+        logs = _log_lengths(_push(function, flat, directions))
+        return LyapunovExponents(logs / _per(count, logs), directions, count, result)
 
     def count_steps(self, num_steps, num, dim):
         return _count(self, num_steps, num, dim) + num_steps * (1 + 2 * num)
 
 
 class AverageGrowth(AbstractExponents):
-    r"""$\frac12 \ln \lambda_i \bigl( \frac1k \sum_j J_j^\top J_j \bigr)$: one direction against all steps, not propagated.
+    r"""$\frac12 \ln \lambda_i \bigl( \frac1k \sum_j J_j^\top J_j \bigr)$: one direction against all steps, not
+    propagated.
 
     The formula that Generalized Ridge Rider was published with, halved, since it is stated for squared lengths. It
     averages single steps, each as if the perturbation pointed in the same direction again. For one step it is
@@ -119,13 +124,12 @@ class AverageGrowth(AbstractExponents):
         directions = _directions(self, lambda v: gram(fixed, v), lambda u: gram(fixed, u), flat, num)
         probe = _ProbeStep(step, directions)
         out = rollout(probe, carry, xs, num_steps=num_steps, checkpoint=checkpoint, throw=False)
-        lengths = jnp.where(_done(out), out.info, jnp.ones_like(out.info))
-        per = _per(out.num_steps, lengths)
+        done, per = _done(out), _per(out.num_steps, out.info)
         if self.directions is not None:
-            exponents = jnp.sum(jnp.log(lengths), axis=0) / per
+            exponents = jnp.sum(jnp.where(done, out.info, jnp.zeros_like(out.info)), axis=0) / per
         else:
-            squares = jnp.where(_done(out), lengths**2, jnp.zeros_like(lengths))
-            exponents = jnp.log(jnp.sum(squares, axis=0) / per) / 2
+            logs = jnp.where(done, out.info, jnp.full_like(out.info, -jnp.inf))
+            exponents = (jax.nn.logsumexp(2 * logs, axis=0) - jnp.log(per)) / 2
         return LyapunovExponents(exponents, directions, out.num_steps, out.result)
 
     def count_steps(self, num_steps, num, dim):
@@ -181,9 +185,7 @@ class Benettin(AbstractExponents):
         if self.frame is not None and self.frame.shape != (flat.size, num):
             raise ValueError(f"`frame` must have shape {(flat.size, num)}, got {self.frame.shape}.")
         frame = random_frame(flat.size, num, flat.dtype) if self.frame is None else self.frame
-        out = rollout(
-            TangentStep(step), (carry, frame), xs, num_steps=num_steps, checkpoint=checkpoint, throw=False
-        )
+        out = rollout(TangentStep(step), (carry, frame), xs, num_steps=num_steps, checkpoint=checkpoint, throw=False)
         counted = _done(out) & (jnp.arange(num_steps) >= self.transient)[:, None]
         logs = jnp.where(counted, out.info, jnp.zeros_like(out.info))
         exponents = jnp.sum(logs, axis=0) / _per(out.num_steps - self.transient, logs)
@@ -216,8 +218,9 @@ def step_exponents(
     - `checkpoint`: what reverse passes keep (through the trajectory, and for the gradient of an exponent). Default
       `Segments()`: memory as the square root of the number of steps.
 
-    **Returns** `LyapunovExponents`, differentiable in the carry and in all leaves of the step: singular vectors are held
-    fixed, which is exact where they have converged (the derivative of a simple singular value; Hellmann and Feynman).
+    **Returns** `LyapunovExponents`, differentiable in the carry and in all leaves of the step: singular vectors are
+    held fixed, which is exact where they have converged (the derivative of a simple singular value; Hellmann and
+    Feynman).
 
     **Raises** `ValueError` for less than one step, or more directions than there are dimensions.
 
@@ -283,9 +286,7 @@ def lyapunov_exponents(
     ```
     """
     step, carry, xs = trajectory(problem, optimizer, players, num_steps, key, state)
-    return step_exponents(
-        step, carry, xs, num_steps=num_steps, num=num, definition=definition, checkpoint=checkpoint
-    )
+    return step_exponents(step, carry, xs, num_steps=num_steps, num=num, definition=definition, checkpoint=checkpoint)
 
 
 def trajectory(
@@ -297,12 +298,11 @@ def trajectory(
     state: PyTree | None = None,
 ) -> tuple[AbstractStep, PyTree, PyTree]:
     """Step, carry and samples of a run; `ValueError` for a problem with randomness and no key."""
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    num_steps = count(num_steps, "num_steps")
     if key is None and jax.tree.leaves(problem.samples(jax.random.key(0), 1)):
         raise ValueError(
-            f"`{type(problem).__name__}` has random samples. Two nearby runs can be compared only on the same ones: pass "
-            "`key=jax.random.key(0)` to fix them. (Several keys give the spread over samples.)"
+            f"`{type(problem).__name__}` has random samples. Two nearby runs can be compared only on the same ones: "
+            "pass `key=jax.random.key(0)` to fix them. (Several keys give the spread over samples.)"
         )
     state_key, sample_key = jax.random.split(jax.random.key(0) if key is None else key)
     state = optimizer.init(problem, check_players(players), state_key) if state is None else state
@@ -331,14 +331,14 @@ class _GramStep(AbstractStep):
 
 
 class _ProbeStep(AbstractStep):
-    """Tells how much every step stretches fixed vectors."""
+    """Tells the logarithms of the lengths to which every step stretches fixed vectors."""
 
     step: AbstractStep
     vectors: Float[Array, "dim n"]
 
     def __call__(self, carry, x):
         flat, function, new = _local(self.step, carry, x)
-        return new, jnp.linalg.norm(_push(function, flat, self.vectors), axis=0)
+        return new, _log_lengths(_push(function, flat, self.vectors))
 
     def iterate(self, carry):
         return self.step.iterate(carry)
@@ -362,7 +362,7 @@ class _SingularStep(AbstractStep):
 
         frame = jax.lax.stop_gradient(self.method.leading(push, pull, jax.lax.stop_gradient(frame)))
         flat, function, new = _local(self.step, inner, x)
-        return (new, frame), jnp.log(jnp.linalg.norm(_push(function, flat, frame), axis=0))
+        return (new, frame), _log_lengths(_push(function, flat, frame))
 
     def iterate(self, carry):
         return self.step.iterate(carry[0])
@@ -392,6 +392,13 @@ def _push(function, flat, vectors):
 def _pull(function, flat, vectors):
     pullback = jax.vjp(lambda w: function(w)[0], flat)[1]
     return jax.vmap(lambda u: pullback(u)[0], in_axes=1, out_axes=1)(vectors)
+
+
+def _log_lengths(vectors):
+    """Of columns; they are scaled first, since squares overflow early."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=0))
+    scale = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    return jnp.log(jnp.linalg.norm(vectors / scale[None, :], axis=0)) + jnp.log(scale)
 
 
 def _directions(definition, push, pull, flat, num):

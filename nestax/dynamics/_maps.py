@@ -6,11 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._checks import scalar
 from .._rollout import AbstractStep
-
-
-def _array(x: ArrayLike) -> Float[Array, "..."]:
-    return jnp.asarray(x, jnp.result_type(float) if not hasattr(x, "dtype") else None)
 
 
 class LogisticMap(AbstractStep):
@@ -21,7 +18,7 @@ class LogisticMap(AbstractStep):
     **Source:** R. M. May, *Simple mathematical models with very complicated dynamics*, Nature 261 (1976).
     """
 
-    r: Float[Array, ""] = eqx.field(converter=_array)
+    r: Float[Array, ""] = eqx.field(converter=scalar)
 
     def __call__(self, carry: Float[Array, ""], x: PyTree) -> tuple[Float[Array, ""], None]:
         return self.r.astype(carry.dtype) * carry * (1 - carry), None
@@ -34,7 +31,7 @@ class SaddleNodeMap(AbstractStep):
     while $r > -1$, where it flips. At $r = 0$ they meet, and beyond everything diverges.
     """
 
-    r: Float[Array, ""] = eqx.field(converter=_array)
+    r: Float[Array, ""] = eqx.field(converter=scalar)
 
     def __call__(self, carry: Float[Array, ""], x: PyTree) -> tuple[Float[Array, ""], None]:
         return carry + self.r.astype(carry.dtype) + carry**2, None
@@ -48,8 +45,8 @@ class HenonMap(AbstractStep):
     **Source:** M. Hénon, *A two-dimensional mapping with a strange attractor*, Comm. Math. Phys. 50 (1976).
     """
 
-    a: Float[Array, ""] = eqx.field(converter=_array, default=1.4)
-    b: Float[Array, ""] = eqx.field(converter=_array, default=0.3)
+    a: Float[Array, ""] = eqx.field(converter=scalar, default=1.4)
+    b: Float[Array, ""] = eqx.field(converter=scalar, default=0.3)
 
     def __call__(
         self, carry: tuple[Float[Array, ""], Float[Array, ""]], x: PyTree
@@ -60,19 +57,20 @@ class HenonMap(AbstractStep):
 
 
 class RandomNetworkMap(AbstractStep):
-    r"""$h \leftarrow \tanh(g W h)$: a recurrent network without input, at rest for a small gain, chaotic for a large one.
+    r"""$h \leftarrow \tanh(g W h)$: a recurrent network without input, at rest for a small gain, chaotic for a large
+    one.
 
     With independent normal weights of variance $1 / n$ the origin is stable below $g = 1$, the edge of chaos, for large
     $n$; for finite $n$ the edge is where $g$ times the spectral radius of $W$ is 1.
 
     **Arguments:** `weights`: $W$, shape `(n, n)`; see `random`. `gain`: $g$.
 
-    **Source:** H. Sompolinsky, A. Crisanti, H. J. Sommers, *Chaos in random neural networks*, Phys. Rev. Lett. 61 (1988),
-    in discrete time.
+    **Source:** H. Sompolinsky, A. Crisanti, H. J. Sommers, *Chaos in random neural networks*, Phys. Rev. Lett. 61
+    (1988), in discrete time.
     """
 
     weights: Float[Array, "n n"]
-    gain: Float[Array, ""] = eqx.field(converter=_array)
+    gain: Float[Array, ""] = eqx.field(converter=scalar)
 
     @staticmethod
     def random(key: PRNGKeyArray, num_units: int, gain: ArrayLike) -> "RandomNetworkMap":

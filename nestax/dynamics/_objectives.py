@@ -72,9 +72,9 @@ class ExponentProblem(AbstractDeterministicProblem):
 
     ```
 
-    **Source:** J. Lorraine et al., *Lyapunov exponents for diversity in differentiable games*, AAMAS 2022. **Deviation:**
-    there the objectives are printed as maxima over orthonormal sets, under which the smallest exponent would equal the
-    mean; here they are those of the sorted exponents, as the text says.
+    **Source:** J. Lorraine et al., *Lyapunov exponents for diversity in differentiable games*, AAMAS 2022.
+    **Deviation:** there the objectives are printed as maxima over orthonormal sets, under which the smallest exponent
+    would equal the mean; here they are those of the sorted exponents, as the text says.
     """
 
     problem: AbstractProblem

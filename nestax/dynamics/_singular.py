@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import count
+
 Products = Callable[[Float[Array, "dim n"]], Float[Array, "dim n"]]
 
 _SMALL = 64  # dimensions up to which the matrix is cheaper than ten power iterations
@@ -18,7 +20,8 @@ class AbstractSingular(eqx.Module):
 
     @abc.abstractmethod
     def leading(self, push: Products, pull: Products, frame: Float[Array, "dim num"]) -> Float[Array, "dim num"]:
-        """As many directions as `frame` has columns: orthonormal, the most stretched first; `frame` is a first guess."""
+        """As many directions as `frame` has columns: orthonormal, the most stretched first; `frame` is a first
+        guess."""
 
     @abc.abstractmethod
     def count_products(self, dim: int, num: int) -> tuple[int, int]:
@@ -48,8 +51,7 @@ class PowerIteration(AbstractSingular):
     num_iterations: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
-        if self.num_iterations < 1:
-            raise ValueError(f"`num_iterations` must be at least 1, got {self.num_iterations}.")
+        count(self.num_iterations, "num_iterations")
 
     def leading(self, push, pull, frame):
         def body(_, frame):

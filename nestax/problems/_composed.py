@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._problem import AbstractProblem, Players, Sample, check_same_structure
-from ._iterated_games import MatchingPennies, SmallPrisonersDilemma, check_probability
+from .._checks import fraction
+from .._problem import AbstractProblem, Players, Sample
+from .._tree import check_same_structure
+from ._iterated_games import MatchingPennies, SmallPrisonersDilemma
 
 
 class MixedGame(AbstractProblem):
@@ -27,7 +29,7 @@ class MixedGame(AbstractProblem):
     weight: Float[Array, ""]
 
     def __init__(self, first: AbstractProblem, second: AbstractProblem, weight: ArrayLike):
-        self.first, self.second, self.weight = first, second, check_probability(weight, "weight")
+        self.first, self.second, self.weight = first, second, fraction(weight, "weight")
 
     def init(self, key: PRNGKeyArray) -> Players:
         players = self.first.init(key)

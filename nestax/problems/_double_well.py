@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._problem import AbstractDeterministicProblem
-from .._arrays import default_float
+from .._tree import default_float
 
 
 class DoubleWell(AbstractDeterministicProblem):

@@ -9,8 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import check_finite, decay, fraction, one_of
 from .._problem import AbstractDeterministicProblem, AbstractMinimax
-from .._arrays import as_float_array, check_finite, default_float, is_concrete
+from .._tree import as_float_array, default_float
 
 View = Literal["own", "shared"]
 
@@ -21,9 +22,9 @@ DILEMMA = np.array([[[1.0, 3.0], [0.0, 2.0]], [[1.0, 0.0], [3.0, 2.0]]])
 class IteratedMatrixGame(AbstractDeterministicProblem):
     r"""Two players meet in a matrix game again and again, and remember the last round (memory 1).
 
-    In round 0 and after each of the $R \cdot C$ possible rounds a player draws an action from its own distribution. With
-    the distribution $P_0$ of the first round, the transition matrix $P$ between rounds, and the losses $\ell_i$ of a
-    round, the discounted loss per round is
+    In round 0 and after each of the $R \cdot C$ possible rounds a player draws an action from its own distribution.
+    With the distribution $P_0$ of the first round, the transition matrix $P$ between rounds, and the losses $\ell_i$ of
+    a round, the discounted loss per round is
 
     $$L_i = (1 - \gamma)\, P_0^\top (I - \gamma P)^{-1} \ell_i.$$
 
@@ -86,11 +87,9 @@ class IteratedMatrixGame(AbstractDeterministicProblem):
             )
         check_finite(self.first, "first")
         check_finite(self.second, "second")
-        self.discount = check_discount(discount)
+        self.discount = decay(discount, "discount")
         self.init_scale = as_float_array(init_scale)
-        if view not in ("own", "shared"):
-            raise ValueError(f"`view` must be 'own' or 'shared', got {view!r}.")
-        self.view = view
+        self.view = one_of(view, ("own", "shared"), "view")
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, " first_dim"], Float[Array, " second_dim"]]:
         rows, columns = self.first.shape
@@ -157,7 +156,7 @@ class SmallPrisonersDilemma(AbstractDeterministicProblem):
     discount: Float[Array, ""]
 
     def __init__(self, low: ArrayLike = 0.01, discount: ArrayLike = 0.96):
-        self.low, self.discount = check_probability(low, "low"), check_discount(discount)
+        self.low, self.discount = fraction(low, "low"), decay(discount, "discount")
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, ""], Float[Array, ""]]:
         return tuple(jax.random.normal(key, (2,), self.low.dtype))  # pyright: ignore[reportReturnType]
@@ -177,8 +176,8 @@ class SmallPrisonersDilemma(AbstractDeterministicProblem):
 class MatchingPennies(AbstractMinimax, AbstractDeterministicProblem):
     r"""Matching pennies: $f = (1 - 2p)(1 - 2q)$ for the probabilities $p, q = \operatorname{sigmoid}$ of two logits.
 
-    The first player loses where both pennies show the same side. Iterating the game changes nothing. The solution is the
-    origin, where the game Jacobian has the eigenvalues $\pm i / 4$. Players are two scalars, drawn from $N(0, 1)$.
+    The first player loses where both pennies show the same side. Iterating the game changes nothing. The solution is
+    the origin, where the game Jacobian has the eigenvalues $\pm i / 4$. Players are two scalars, drawn from $N(0, 1)$.
     """
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -200,22 +199,6 @@ def discounted_visits(
     r"""$(1 - \gamma) (I - \gamma P^\top)^{-1} P_0$: how often each state of a Markov chain is visited, discounted."""
     identity = jnp.eye(len(start), dtype=start.dtype)
     return (1 - discount) * jnp.linalg.solve(identity - discount * transitions.T, start)
-
-
-def check_discount(discount: ArrayLike) -> Float[Array, ""]:
-    """A scalar array in [0, 1), or `ValueError`."""
-    discount = as_float_array(discount)
-    if discount.shape != () or (is_concrete(discount) and not 0 <= discount < 1):
-        raise ValueError(f"`discount` must be a number of at least 0 and below 1, got {discount}.")
-    return discount
-
-
-def check_probability(value: ArrayLike, name: str) -> Float[Array, ""]:
-    """A scalar array in [0, 1], or `ValueError`."""
-    value = as_float_array(value)
-    if value.shape != () or (is_concrete(value) and not 0 <= value <= 1):
-        raise ValueError(f"`{name}` must be a number between 0 and 1, got {value}.")
-    return value
 
 
 def _softmax(logits: Float[Array, " dim"], num_actions: int) -> Float[Array, "states actions"]:

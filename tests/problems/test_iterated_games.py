@@ -109,7 +109,7 @@ def test_a_mixture_is_one(key):
     players = game.init(key)
     small, pennies = (np.array(g.losses(players, None)) for g in (game.first, game.second))
     np.testing.assert_allclose(game.losses(players, game.samples(key, 1)), 0.25 * small + 0.75 * pennies, rtol=1e-14)
-    with pytest.raises(ValueError, match="wrong pytree structure|shape"):
+    with pytest.raises(ValueError, match="has shape"):
         problems.MixedGame(problems.MatchingPennies(), problems.iterated_prisoners_dilemma(), 0.5).init(key)
 
 
@@ -140,9 +140,9 @@ def test_the_saddle_of_the_double_well():
         (lambda: problems.IteratedMatrixGame(np.ones((2, 2)), np.ones((2, 3))), "matrices of one shape"),
         (lambda: problems.IteratedMatrixGame(np.ones((1, 2)), np.ones((1, 2))), "at least two of each"),
         (lambda: problems.IteratedMatrixGame(*problems.DILEMMA, 1.0), "`discount` must be"),
-        (lambda: problems.IteratedMatrixGame(*problems.DILEMMA, view="mine"), "`view` must be 'own' or 'shared'"),
-        (lambda: problems.SmallPrisonersDilemma(low=1.5), "`low` must be a number between 0 and 1"),
-        (lambda: problems.mixed_dilemma(-0.1), "`weight` must be a number between 0 and 1"),
+        (lambda: problems.IteratedMatrixGame(*problems.DILEMMA, view="mine"), "`view` must be one of 'own', 'shared'"),
+        (lambda: problems.SmallPrisonersDilemma(low=1.5), "`low` must be between 0 and 1"),
+        (lambda: problems.mixed_dilemma(-0.1), "`weight` must be between 0 and 1"),
         (
             lambda: problems.Subspace(problems.MatchingPennies(), (jnp.ones(2),), (jnp.ones((1, 3)),)),
             "`directions` must be",
