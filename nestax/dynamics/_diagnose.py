@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem, Players
-from .._rollout import RESULTS, AbstractStep, Record, count_steps, rollout
+from .._rollout import RESULTS, AbstractStep, count_steps, rollout
 from .._storage import save_figure
 from ._coordinates import ravel_real
 from ._lyapunov import trajectory
@@ -170,18 +170,24 @@ def diagnose_step(
     flat = ravel_real(moving)[0]
     frame = random_frame(flat.size, min(num, flat.size), flat.dtype)
     start = ravel_real(step.iterate(carry))[0]
-    recorded = Record(TangentStep(step), _Distance(step, start))
-    out = rollout(recorded, (carry, frame), xs, num_steps=num_steps, throw=False)
+    watch = _Watch(TangentStep(step), start)
+    out = rollout(watch, ((carry, frame), start, jnp.zeros_like(start)), xs, num_steps=num_steps, throw=False)
     done = int(out.num_steps)
-    logs, distances = (np.asarray(x, np.float64)[:done] for x in out.info)
+    logs, distances, lengths, angles = (np.asarray(x, np.float64)[:done] for x in out.info)
     exponents = logs[done // 5 :].mean(axis=0) if done else np.full(frame.shape[1], np.nan)
     last = None if xs is None else jax.tree.map(lambda x: x[-1], xs)
-    operator = step_jacobian(step, out.carry[0], last)
+    end = out.carry[0][0]
+    operator = step_jacobian(step, end, last)
     found, complete = _spectrum(operator)
     factor, repelling = _stability(operator, found, complete)
-    names, shares = _leaf_shares(step, out.carry[0], found)
+    names, shares = _leaf_shares(step, end, found)
+    leading = found.eigenvalues[0]
+    # a turning direction at the end, or a path that has gone round: far, but nowhere, and not by flipping to and fro
+    turns = bool(abs(leading.imag) > 1e-6 * abs(leading)) or bool(
+        angles.sum() > 2 * np.pi and angles.mean() < np.pi / 2 and 2 * distances.max() < lengths.sum()
+    )
     return Diagnosis(
-        _verdict(bool(out.result == RESULTS.successful), exponents, distances, found, num_steps),
+        _verdict(bool(out.result == RESULTS.successful), exponents, distances, turns, num_steps),
         exponents,
         found,
         factor,
@@ -193,12 +199,27 @@ def diagnose_step(
     )
 
 
-class _Distance(eqx.Module):
-    step: AbstractStep
+class _Watch(AbstractStep):
+    """Tells beside the exponents how far the iterate is from the start, how far it moved, and by what angle it turned.
+
+    The carry is that of the step, the iterate, and the last move.
+    """
+
+    step: TangentStep
     start: Float[Array, " dim"]
 
-    def __call__(self, carry: Any) -> Float[Array, ""]:
-        return jnp.linalg.norm(ravel_real(self.step.iterate(carry[0]))[0] - self.start)
+    def __call__(self, carry: Any, x: PyTree) -> tuple[Any, Any]:
+        inner, old, last = carry
+        inner, logs = self.step(inner, x)
+        new = ravel_real(self.step.iterate(inner))[0]
+        move = new - old
+        length = jnp.linalg.norm(move)
+        cosine = jnp.vdot(move, last) / jnp.maximum(length * jnp.linalg.norm(last), jnp.finfo(move.dtype).tiny)
+        angle = jnp.where(jnp.any(last != 0), jnp.arccos(jnp.clip(cosine, -1, 1)), jnp.zeros_like(length))
+        return (inner, new, move), (logs, jnp.linalg.norm(new - self.start), length, angle)
+
+    def iterate(self, carry: Any) -> PyTree:
+        return self.step.iterate(carry[0])
 
 
 def _spectrum(operator: JacobianOperator) -> tuple[Spectrum, bool]:
@@ -251,14 +272,12 @@ def _stability(operator: JacobianOperator, found: Spectrum, complete: bool) -> t
     return float(low), at_any
 
 
-def _verdict(finite: bool, exponents: np.ndarray, distances: np.ndarray, found: Spectrum, num_steps: int) -> Verdict:
+def _verdict(finite: bool, exponents: np.ndarray, distances: np.ndarray, turns: bool, num_steps: int) -> Verdict:
     if not finite or not np.all(np.isfinite(exponents)):
         return "diverges"
     largest, zero = float(exponents[0]), 2 / num_steps
     if largest < -zero:
         return "contracts"
-    leading = found.eigenvalues[0]
-    turns = abs(leading.imag) > 1e-6 * abs(leading)
     quarter = max(len(distances) // 4, 1)
     grows = distances[-quarter:].max() > 1.5 * distances[-2 * quarter : -quarter].max(initial=distances[0])
     if largest <= zero:

@@ -1,1 +1,3 @@
-"""Lyapunov exponents for diversity in differentiable games (Lorraine et al., 2022)."""
+"""Lyapunov exponents for diversity in differentiable games: Lorraine et al. (AAMAS 2022)."""
+
+PAPER = "Lorraine et al., Lyapunov exponents for diversity in differentiable games (AAMAS 2022)"

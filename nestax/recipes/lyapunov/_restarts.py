@@ -21,7 +21,7 @@ def restarts(
     return players, np.asarray(losses)
 
 
-class _Ends(AbstractStep):
+class Ends(AbstractStep):
     """A step without its info: only the end is wanted."""
 
     step: AbstractStep
@@ -40,7 +40,7 @@ def _run(problem, optimizer, keys, num_steps):
         players = problem.init(init_key)
         carry = (players, optimizer.init(problem, players, state_key))
         xs = stack_samples(problem, sample_key, num_steps, optimizer.samples_per_step)
-        out = rollout(_Ends(OptimizerStep(problem, optimizer)), carry, xs, num_steps=num_steps, throw=False)
+        out = rollout(Ends(OptimizerStep(problem, optimizer)), carry, xs, num_steps=num_steps, throw=False)
         sample = jax.tree.map(lambda x: x[-1, 0], xs)
         losses = jnp.stack(problem.losses(out.carry[0], sample))
         return out.carry[0], jnp.where(out.num_steps == num_steps, losses, jnp.nan)

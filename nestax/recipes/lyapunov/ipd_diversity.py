@@ -8,9 +8,9 @@ import numpy as np
 
 from ... import dynamics, optimizers, problems
 from .. import Claim, Recipe, Trial, at, at_least, at_most, values
+from .._runner import spreads
+from . import PAPER
 from ._restarts import restarts
-
-SOURCE = "Lorraine et al., Lyapunov exponents for diversity in differentiable games (AAMAS 2022), table 1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,6 @@ def tables(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarize(results: Any) -> dict[str, Any]:
-    from .._runner import spreads
-
     policies = {}
     for name, batches in results.items():
         row = {}
@@ -148,7 +146,7 @@ STRICT = "Share of 20 starts whose solutions hold one with both losses below 1.1
 RECIPE = Recipe(
     name="lyapunov/ipd-diversity",
     title="Different solutions of the iterated prisoner's dilemma",
-    source=SOURCE,
+    source=f"{PAPER}, table 1",
     scales={
         "smoke": Protocol(3, 1, 3, 2, 2, 1, num_restarts=2, short_steps=2, num_seeds=1),
         "laptop": Protocol(),
