@@ -20,7 +20,7 @@ from ._lyapunov import trajectory
 from ._operators import JacobianOperator, step_jacobian
 from ._plot import plot_eigenvalues
 from ._singular import random_frame
-from ._spectrum import Spectrum, spectrum
+from ._spectrum import Spectrum, arnoldi, spectrum
 from ._tangent import TangentStep
 
 Verdict = Literal["contracts", "circles", "chaotic", "diverges", "neutral"]
@@ -38,7 +38,7 @@ class Diagnosis:
       flat).
     - `exponents`: the largest Lyapunov exponents along the run, per step.
     - `spectrum`: eigenvalues and eigenvectors of the step's Jacobian at the end of the run; all of them in up to 300
-      coordinates, else those of largest modulus and of smallest real part.
+      coordinates, else some of those furthest from 1, and of largest real part.
     - `max_factor`: multiply the learning rate by less than this and no further direction becomes unstable than are at
       any learning rate; below 1 it is too large now. `None` if it cannot be told: for a step that is no optimizer's,
       and for a large problem with an optimizer that has a state.
@@ -223,16 +223,31 @@ class _Watch(AbstractStep):
 
 
 def _spectrum(operator: JacobianOperator) -> tuple[Spectrum, bool]:
-    """All eigenvalues, or those at both ends; the largest modulus first."""
+    """All eigenvalues `1 + z`, or those of largest modulus and of largest real part of `z`; the largest modulus first.
+
+    Most directions of a large network are flat, so that most eigenvalues are nearly 1, where Arnoldi's method cannot
+    tell them apart: it works on `z`, and what has not converged after some restarts is left out.
+    """
     if operator.size <= _DENSE:
         return spectrum(operator), True
-    both = [spectrum(operator, _FEW, which=which) for which in ("LM", "SR")]
-    values = np.concatenate([x.eigenvalues for x in both])
-    vectors = np.concatenate([x.eigenvectors for x in both], axis=1)
+    both = [arnoldi(_Change(operator), _FEW, which, max_restarts=40) for which in ("LM", "LR")]
+    values = 1 + np.concatenate([x[0] for x in both])
+    vectors = np.concatenate([x[1] for x in both], axis=1)
     kept = [i for i, z in enumerate(values) if np.isfinite(z) and not np.any(np.abs(values[:i] - z) < 1e-6 * abs(z))]
-    kept = kept or [0]
-    order = sorted(kept, key=lambda i: -abs(values[i]))
+    order = sorted(kept or [0], key=lambda i: -abs(values[i]))
     return Spectrum(values[order], vectors[:, order], operator.blocks), False
+
+
+class _Change:
+    """A Jacobian minus the identity, as Arnoldi's method sees it."""
+
+    symmetric = False
+
+    def __init__(self, operator: JacobianOperator):
+        self.operator, self.size, self.dtype = operator, operator.size, operator.dtype
+
+    def mv(self, vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self.operator.mv(vector) - vector
 
 
 def _stability(operator: JacobianOperator, found: Spectrum, complete: bool) -> tuple[float | None, int]:

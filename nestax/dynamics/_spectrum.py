@@ -1,7 +1,7 @@
 """Eigenvalues of Jacobians: dense for small games, Arnoldi for large ones, and what they say about the players."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +110,7 @@ def spectrum(
     if num is not None and not 1 <= num <= size:
         raise ValueError(f"`num` must be between 1 and the size of the Jacobian, {size}, got {num}.")
     if num is not None and num <= size - 2:
-        values, vectors = _arnoldi(operator, num, which)
+        values, vectors = arnoldi(operator, num, which)
     elif size > max_dense:
         raise ValueError(
             f"The Jacobian has {size} rows, more than `max_dense={max_dense}`. Ask for a few eigenvalues, "
@@ -130,7 +130,11 @@ def _dense(operator: JacobianOperator) -> tuple[np.ndarray, np.ndarray]:
     return values.astype(complex), vectors.astype(complex)
 
 
-def _arnoldi(operator: JacobianOperator, num: int, which: Which) -> tuple[np.ndarray, np.ndarray]:
+def arnoldi(operator: Any, num: int, which: Which, max_restarts: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of anything with the `mv`, `size`, `dtype` and `symmetric` of a `JacobianOperator`.
+
+    NaN for those that have not converged after `max_restarts` (default: 10 times the size).
+    """
     size, dtype = operator.size, operator.dtype
     linear = scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]  (its stub is that of the base class)
         shape=(size, size),
@@ -143,9 +147,9 @@ def _arnoldi(operator: JacobianOperator, num: int, which: Which) -> tuple[np.nda
         return out_values, out_vectors
     try:
         if operator.symmetric and which in _SYMMETRIC:
-            found = scipy.sparse.linalg.eigsh(linear, num, which=_SYMMETRIC[which], v0=start)
+            found = scipy.sparse.linalg.eigsh(linear, num, which=_SYMMETRIC[which], v0=start, maxiter=max_restarts)
         else:
-            found = scipy.sparse.linalg.eigs(linear, num, which=which, v0=start)
+            found = scipy.sparse.linalg.eigs(linear, num, which=which, v0=start, maxiter=max_restarts)
         values, vectors = found[0], found[1]
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors

@@ -130,7 +130,8 @@ def iterated_prisoners_dilemma(
     Gradient descent ends in mutual defection; tit for tat against itself cooperates. Arguments as of
     `IteratedMatrixGame`.
     """
-    return IteratedMatrixGame(*DILEMMA, discount, view=view, init_scale=init_scale)
+    first, second = jnp.asarray(DILEMMA, default_float())
+    return IteratedMatrixGame(first, second, discount, view=view, init_scale=init_scale)
 
 
 class SmallPrisonersDilemma(AbstractDeterministicProblem):

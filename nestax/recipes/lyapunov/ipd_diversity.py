@@ -12,7 +12,6 @@ from .._runner import spreads
 from . import PAPER
 from ._restarts import restarts
 
-
 SGD = ("search", "random-start", "random-directions", "published", "restarts", "short-restarts", "narrow-restarts")
 LOLA = ("search", "random-start", "random-directions", "published", "restarts", "short-restarts", "wide-restarts")
 
