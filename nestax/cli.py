@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, evaluation, hyper, learned, meta, optimizers, recipes
+from . import catalogue, dynamics, evaluation, hyper, learned, meta, optimizers, recipes
 from ._checks import unknown_name
 from ._rollout import NumericalError
+from ._solve import solve
 from ._storage import CheckpointError, read_json, write_atomically, write_json
 from ._version import __version__
 from .data import DataError
@@ -288,6 +289,45 @@ def _contestant(text: str, problem: Any, steps: int, num_seeds: int, key: Any) -
     else:
         chosen = evaluation.tune(problem, make, grid, num_steps=steps, num_seeds=num_seeds, key=key).best()
     return {f"{name} {chosen:g}": make(chosen)}
+
+
+@app.command()
+def diagnose(
+    optimizer: Annotated[str, typer.Argument(help="name=learning_rate, or the file of a learned optimizer.")],
+    problem: Annotated[str, typer.Option(help="What is solved; see `nestax problems`.")] = catalogue.DEFAULT,
+    after: Annotated[int, typer.Option(min=0, help="Updates before the run is looked at.")] = 1_000,
+    steps: Annotated[int, typer.Option(min=1, help="Updates that are followed then.")] = 100,
+    seed: Seed = 0,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Say of a run whether it contracts, circles, is chaotic or diverges, along what, and at which learning rate not.
+
+    Example: `nestax diagnose sgd=0.5 --problem digits-mlp`
+    """
+    if not optimizer.endswith(".safetensors") and "=" not in optimizer:
+        raise ValueError(f"Say the learning rate of the run: {optimizer}=0.01.")
+    target, key = catalogue.by_name(problem), jax.random.key(seed)
+    ((name, method),) = _contestant(optimizer, target, 1, 1, key).items()
+    players, state = target.init(key), None
+    if after:
+        before = solve(target, method, num_steps=after, key=key, progress=_shows_progress(as_json))
+        players, state = before.players, before.state
+    found = dynamics.diagnose(target, method, players, state=state, num_steps=steps, key=jax.random.fold_in(key, 1))
+    folder = output or _new_folder("diagnose")
+    found.plot(folder / "diagnosis.png", title=f"{name} on {problem}: {found.verdict}")
+    summary = {
+        "verdict": found.verdict,
+        "exponents": [float(x) for x in found.exponents],
+        "eigenvalue": [found.leading.real, found.leading.imag],
+        "max_factor": found.max_factor,
+        "picture": str(folder / "diagnosis.png"),
+    }
+    if as_json:
+        _print_json(summary)
+        return
+    _out.print(str(found), highlight=False)
+    _out.print(f"Picture: {summary['picture']}", highlight=False)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import nestax as nx
 from nestax import cli
 from nestax.data import _images
 
-COMMANDS = ("demo", "train", "evaluate", "tune", "reproduce", "problems", "optimizers", "version")
+COMMANDS = ("demo", "train", "evaluate", "diagnose", "tune", "reproduce", "problems", "optimizers", "version")
 TINY = ("--problem", "quadratic", "--schedule", "10x2", "--unroll", "5")
 
 
@@ -96,6 +96,15 @@ def test_tune_writes_a_run_and_goes_on(tmp_path):
     assert json.loads(invoke(*command, "--resume").output) == value
 
 
+def test_diagnose_says_what_a_run_does(tmp_path):
+    """The catalogue's quadratic has curvatures up to 10 or so: a step of 0.01 contracts."""
+    arguments = ("sgd=0.01", "--problem", "quadratic", "--after", "5", "--steps", "20", "--output", str(tmp_path / "d"))
+    value = json.loads(invoke("diagnose", *arguments, "--json").output)
+    assert value["max_factor"] > 1
+    assert (tmp_path / "d" / "diagnosis.png").exists()
+    assert "At its end the largest eigenvalue of the step is" in invoke("diagnose", *arguments).output
+
+
 def test_default_folders_never_collide(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     first = cli._new_folder("train")
@@ -116,6 +125,7 @@ def test_default_folders_never_collide(monkeypatch, tmp_path):
         (("train", "--meta-loss", "max"), "Unknown meta-loss"),
         (("train", "--resume", "nowhere"), "the file does not exist"),
         (("train", "--resume", "nowhere", "--unroll", "5"), "leave out --unroll"),
+        (("diagnose", "sgd"), "Say the learning rate of the run: sgd=0.01"),
         (("tune", "--problem", "digits-decy"), "Did you mean 'digits-decay'"),
         (("tune", "--method", "magic"), "Unknown method 'magic'"),
         (("tune", "--resume"), "name that folder"),
