@@ -44,11 +44,11 @@ def items():
 
     return {
         "adam": optax.adam(1e-3),
-        "complex_adam, complex": optimizers.complex_adam(1e-3),
-        "complex_adam, real": optimizers.complex_adam(1e-3, form="real"),
+        "complex_adam, complex": optimizers.complex_adam(1e-3).as_optax(),
+        "complex_adam, real": optimizers.complex_adam(1e-3, form="real").as_optax(),
         "momentum": optax.sgd(1e-3, momentum=0.9),
-        "complex_momentum, complex": optimizers.complex_momentum(1e-3),
-        "complex_momentum, real": optimizers.complex_momentum(1e-3, form="real"),
+        "complex_momentum, complex": optimizers.complex_momentum(1e-3).as_optax(),
+        "complex_momentum, real": optimizers.complex_momentum(1e-3, form="real").as_optax(),
     }
 
 

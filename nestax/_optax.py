@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
+from ._checks import is_concrete
 from ._optimizer import AbstractGradientOptimizer, AbstractOptimizer
 from ._tree import common_dtype, upcast
 
@@ -59,6 +60,8 @@ class Optax(AbstractGradientOptimizer):
                 "Write `Optax(optax.adam, learning_rate=1e-3)` instead of `Optax(optax.adam(1e-3))`."
             )
         self.factory = factory
+        for name, value in hyperparameters.items():
+            _check_number(name, value)
         # with a dtype, so not weakly typed: a Python float and an array share one compilation
         self.hyperparameters = {
             k: jnp.asarray(v, jnp.result_type(v)) for k, v in hyperparameters.items() if _is_hyperparameter(v)
@@ -72,11 +75,11 @@ class Optax(AbstractGradientOptimizer):
 
     def init_update(self, params: PyTree) -> PyTree:
         params = upcast(params)
-        return self.transformation(common_dtype(params)).init(params)
+        return self.transformation(_dtype(params)).init(params)
 
     def update(self, gradients: PyTree, state: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, PyTree]:
         params = upcast(params)
-        transformation = self.transformation(common_dtype(params))
+        transformation = self.transformation(_dtype(params))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer counter with array hyperparameters
             return transformation.update(upcast(gradients), state, params, **extra)
 
@@ -131,6 +134,13 @@ def as_gradient_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractGr
     return optimizer
 
 
+def _check_number(name: str, value: Any) -> None:
+    if name == "learning_rate" and (value is None or isinstance(value, bool | str)):
+        raise ValueError(f"`{name}` must be a number or an Optax schedule, got {value!r}.")
+    if _is_hyperparameter(value) and is_concrete(value) and np.any(np.isnan(np.asarray(value))):
+        raise ValueError(f"`{name}` must be a number, got NaN.")
+
+
 def _finished(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     return transformation
 
@@ -139,3 +149,9 @@ def _cast(value: Inexact[Array, "..."], dtype: Any) -> Inexact[Array, "..."]:
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         dtype = jnp.complex128 if jnp.dtype(dtype).itemsize == 8 else jnp.complex64
     return value.astype(dtype)
+
+
+def _dtype(params: PyTree) -> Any:
+    """The common floating-point dtype; where there is none, as in a tree without leaves of `optax.masked`, float32."""
+    floating = [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return common_dtype(floating) if floating else jnp.dtype(jnp.float32)

@@ -50,14 +50,6 @@ def adamw(learning_rate):
     return nx.optimizers.Optax(optax.adamw, learning_rate=learning_rate, weight_decay=0.02, b1=0.8)
 
 
-def complex_momentum(learning_rate):
-    return nx.optimizers.Optax(nx.optimizers.complex_momentum, learning_rate=learning_rate)
-
-
-def complex_adam(learning_rate):
-    return nx.optimizers.Optax(nx.optimizers.complex_adam, learning_rate=learning_rate)
-
-
 def loss_guard(learning_rate, rule=None):
     rule = nx.guards.Blocks(2, 1) if rule is None else rule
     return nx.guards.LossGuard(nx.optimizers.momentum(learning_rate), nx.optimizers.sgd(learning_rate), rule=rule)
@@ -104,8 +96,8 @@ CASES = (
         # a float64 array: for a Python float Optax computes the schedule in float32 even where float64 is enabled
         reference=lambda lr: decaying_sgd(jnp.asarray(lr, jnp.float64)),
     ),
-    Case("complex-momentum", complex_momentum, reference=nx.optimizers.complex_momentum),
-    Case("complex-adam", complex_adam, reference=nx.optimizers.complex_adam),
+    Case("complex-momentum", nx.optimizers.complex_momentum),
+    Case("complex-adam", nx.optimizers.complex_adam),
     Case("alternating", lambda lr: nx.optimizers.Alternating(nx.optimizers.momentum(lr, 0.5))),
     Case("extragradient", nx.optimizers.Extragradient),
     Case("optimistic", nx.optimizers.OptimisticGradient),

@@ -147,7 +147,7 @@ def _real_momentum(sign: int) -> _Family:
 
 def _make_complex(s: Suggestion) -> AbstractOptimizer:
     modulus, phase = cmath.polar(s.momentum or 0)
-    return optimizers.Optax(optimizers.complex_momentum, learning_rate=s.learning_rate, momentum=modulus, phase=phase)
+    return optimizers.complex_momentum(s.learning_rate, modulus, phase=phase)
 
 
 def _extrapolation(scale: float, a: float, b: float) -> dict[str, float]:

@@ -1,22 +1,21 @@
 """Several momentum buffers: aggregated, and linked by a matrix."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
-from .._tree import upcast_dtype
-from ._complex import check_has_complex_dtype, check_inside_unit_circle, check_real_params, complex_dtype
+from .._checks import is_concrete
+from .._optax import Optax
+from ._complex import check_inside_unit_circle, check_real_params, complex_dtype, number
 
 
 def linked_momentum(
     matrix: Inexact[Array, "buffers buffers"],
     gradient_weights: Inexact[Array, " buffers"],
     output_weights: Inexact[Array, " buffers"],
-) -> optax.GradientTransformation:
+) -> Optax:
     r"""Momentum in $K$ linked buffers.
 
     $$\mu \leftarrow B^\top \mu - c\, g, \qquad \theta \leftarrow \theta + \Re(a^\top \mu)$$
@@ -27,8 +26,6 @@ def linked_momentum(
     $$B = \begin{pmatrix} \Re\beta & \Im\beta \\ -\Im\beta & \Re\beta \end{pmatrix}, \qquad c = (1, 0), \qquad
     a = (\Re\alpha, -\Im\alpha).$$
 
-    An Optax transformation; as a nestax optimizer `Optax(linked_momentum, matrix=..., ...)` with arrays as leaves.
-
     **Arguments:**
 
     - `matrix`: $B$; buffer $l$ feeds buffer $k$ with weight $B_{lk}$. Real or complex.
@@ -36,69 +33,69 @@ def linked_momentum(
     - `output_weights`: $a$, how much each buffer moves the parameters. The learning rates are here.
 
     **Raises** `ValueError` for shapes that do not match, a $B$ (where concrete) with an eigenvalue of modulus 1 or
-    more, parameters that are not real floating-point arrays, and half precision with complex coefficients.
+    more, and parameters that are not real floating-point arrays.
 
     **Example**
 
     ```python
     >>> import jax.numpy as jnp, nestax as nx
     >>> matrix = jnp.array([[0.7, 0.3], [-0.3, 0.7]])
-    >>> transformation = nx.optimizers.linked_momentum(matrix, jnp.array([1.0, 0.0]), jnp.array([0.1, 0.0]))
+    >>> optimizer = nx.optimizers.linked_momentum(matrix, jnp.array([1.0, 0.0]), jnp.array([0.1, 0.0]))
 
     ```
 
     **Source:** Lorraine et al. (AISTATS 2022), the recurrently linked momentum of the appendix. **Deviation:** as
     printed every buffer receives the whole gradient, of which complex momentum is no instance; hence $c$.
     """
-    matrix, gradient_weights, output_weights = map(jnp.asarray, (matrix, gradient_weights, output_weights))
+    matrix = number(matrix, "matrix")
+    gradient_weights = number(gradient_weights, "gradient_weights")
+    output_weights = number(output_weights, "output_weights")
     num = output_weights.shape[0] if output_weights.ndim == 1 else 0
     if num == 0 or matrix.shape != (num, num) or gradient_weights.shape != (num,):
         raise ValueError(
             "`linked_momentum` with K buffers takes a matrix of shape (K, K) and two vectors of shape (K,), got "
             f"{matrix.shape}, {gradient_weights.shape} and {output_weights.shape}."
         )
-    if not isinstance(matrix, jax.core.Tracer):
+    if is_concrete(matrix):
         check_inside_unit_circle(np.max(np.abs(np.linalg.eigvals(np.asarray(matrix)))), "spectral radius of `matrix`")
+    return Optax(_linked_momentum, matrix=matrix, gradient_weights=gradient_weights, output_weights=output_weights)
+
+
+def _linked_momentum(matrix, gradient_weights, output_weights):
     coefficients = (matrix, gradient_weights, output_weights)
     is_complex = any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in coefficients)
 
-    def buffer_dtype(dtype: Any) -> Any:
-        return complex_dtype(dtype) if is_complex else dtype
-
     def init(params: PyTree) -> PyTree:
         check_real_params(params, "linked_momentum")
-        if is_complex:
-            check_has_complex_dtype(params, "Use real coefficients.")
-        return jax.tree.map(lambda p: jnp.zeros((num, *jnp.shape(p)), buffer_dtype(jnp.result_type(p))), params)
+
+        def buffers(p):
+            dtype = jnp.result_type(p)
+            return jnp.zeros((len(matrix), *jnp.shape(p)), complex_dtype(dtype) if is_complex else dtype)
+
+        return jax.tree.map(buffers, params)
 
     def advance(g: Array, buffers: Array) -> Array:
-        dtype = upcast_dtype(buffers.dtype)
-        weights, links = gradient_weights.astype(dtype), matrix.astype(dtype)
-        linked = jnp.tensordot(links, buffers.astype(dtype), ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
-        return (linked - jnp.tensordot(weights, g.astype(dtype), 0)).astype(buffers.dtype)
-
-    def output(g: Array, buffers: Array) -> Array:
-        dtype = upcast_dtype(buffers.dtype)
-        weights = output_weights.astype(dtype)
-        total = jnp.tensordot(weights, buffers.astype(dtype), ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
-        return jnp.real(total).astype(g.dtype)
+        linked = _weighted(matrix, buffers)
+        return linked - jnp.tensordot(gradient_weights.astype(buffers.dtype), g.astype(buffers.dtype), 0)
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         del params
         state = jax.tree.map(advance, updates, state)
-        return jax.tree.map(output, updates, state), state
+        return jax.tree.map(lambda buffers: jnp.real(_weighted(output_weights, buffers)), state), state
 
     return optax.GradientTransformation(init, update)
 
 
-def aggregated_momentum(
-    learning_rates: Inexact[Array, " buffers"], momenta: Inexact[Array, " buffers"]
-) -> optax.GradientTransformation:
+def _weighted(weights: Array, buffers: Array) -> Array:
+    """Sums over the first axis of both."""
+    weights = weights.astype(buffers.dtype)
+    return jnp.tensordot(weights, buffers, ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
+
+
+def aggregated_momentum(learning_rates: Inexact[Array, " buffers"], momenta: Inexact[Array, " buffers"]) -> Optax:
     r"""$K$ independent momenta, which move the parameters together.
 
     $$\mu_k \leftarrow \beta_k \mu_k - g, \qquad \theta \leftarrow \theta + \Re \sum_k \alpha_k \mu_k$$
-
-    An Optax transformation; as a nestax optimizer `Optax(aggregated_momentum, learning_rates=..., momenta=...)`.
 
     **Arguments:**
 
@@ -112,14 +109,14 @@ def aggregated_momentum(
     ```python
     >>> import jax.numpy as jnp, nestax as nx
     >>> rates, momenta = jnp.full(3, 0.1 / 3), jnp.array([0.0, 0.9, 0.99])
-    >>> optimizer = nx.optimizers.Optax(nx.optimizers.aggregated_momentum, learning_rates=rates, momenta=momenta)
+    >>> optimizer = nx.optimizers.aggregated_momentum(rates, momenta)
 
     ```
 
     **Source:** Lucas, Sun, Zemel and Grosse, "Aggregated momentum" (ICLR 2019); with complex coefficients Lorraine et
     al. (AISTATS 2022), appendix.
     """
-    momenta = jnp.asarray(momenta)
+    momenta = number(momenta, "momenta")
     if momenta.ndim != 1:
         raise ValueError(f"`momenta` must be a vector, one coefficient per buffer, got shape {momenta.shape}.")
     check_inside_unit_circle(momenta, "momenta")

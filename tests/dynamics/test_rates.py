@@ -213,7 +213,7 @@ def test_the_interpolated_game_on_the_recorded_grid(gamma_max, half):
 
 
 def complex_momentum(alpha, modulus, phase):
-    return nx.optimizers.Optax(nx.optimizers.complex_momentum, learning_rate=alpha, momentum=modulus, phase=phase)
+    return nx.optimizers.complex_momentum(alpha, modulus, phase=phase)
 
 
 GAME = (jnp.array([0.1, 0.5, 1.0]), jnp.array([0.5, 1.0, 0.8]))  # gamma, scalings

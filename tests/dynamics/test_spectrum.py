@@ -134,9 +134,7 @@ def test_complex_buffers_are_two_real_coordinates_per_entry():
     alpha, beta = 0.2, 0.8 * np.exp(0.4j)
     spectra = []
     for form in ("complex", "real"):
-        optimizer = nx.optimizers.Optax(
-            nx.optimizers.complex_momentum, learning_rate=alpha, momentum=0.8, phase=0.4, form=form
-        )
+        optimizer = nx.optimizers.complex_momentum(alpha, 0.8, phase=0.4, form=form)
         carry, _ = begin(problem, optimizer, 1, jax.random.key(0))
         operator = dynamics.step_jacobian(nx.OptimizerStep(problem, optimizer), carry)
         assert operator.size == 12

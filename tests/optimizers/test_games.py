@@ -172,7 +172,7 @@ def test_the_optimistic_recursion(key):
 def test_alternating_complex_momentum(key):
     """Lorraine et al. (2022), AltCM: the second player sees the first one's move."""
     beta = 0.8 * np.exp(0.4j)
-    optimizer = no.Alternating(no.Optax(no.complex_momentum, learning_rate=A, momentum=complex(beta)))
+    optimizer = no.Alternating(no.complex_momentum(A, complex(beta)))
     out = unroll(Bilinear(jnp.array(1.0)), optimizer, 6, key, (jnp.array(1.0), jnp.array(0.5)))
     x, y, mu, nu = 1.0, 0.5, 0j, 0j
     for _ in range(6):

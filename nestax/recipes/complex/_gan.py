@@ -25,10 +25,5 @@ def is_real(modulus: float, phase_over_pi: float) -> bool:
 
 def alternating(learning_rate: float, modulus: float, phase_over_pi: float) -> optimizers.Alternating:
     """Gradient descent with complex momentum for both players, in turns; the generator moves first."""
-    own = optimizers.Optax(
-        optimizers.complex_momentum,
-        learning_rate=learning_rate,
-        momentum=modulus,
-        phase=math.pi * phase_over_pi,
-    )
+    own = optimizers.complex_momentum(learning_rate, modulus, phase=math.pi * phase_over_pi)
     return optimizers.Alternating(own)

@@ -67,9 +67,7 @@ def _distances(
     problem = problems.DiracGAN()
 
     def run(modulus, phase):
-        optimizer = optimizers.Optax(
-            optimizers.complex_momentum, learning_rate=protocol.learning_rate, momentum=modulus, phase=phase
-        )
+        optimizer = optimizers.complex_momentum(protocol.learning_rate, modulus, phase=phase)
         optimizer = optimizers.Alternating(optimizer) if play == "alternating" else optimizer
         players = (start, start)
         carry = (players, optimizer.init(problem, players, jax.random.key(0)))

@@ -78,12 +78,7 @@ def _dataset(name: str) -> data.Dataset:
 def _optimizer(protocol: Protocol, modulus: float, phase_over_pi: float) -> optimizers.Alternating:
     """Adam without momentum for the generator; for the discriminator with the given coefficient."""
     generator = optimizers.adam(protocol.learning_rate, b1=0.0)
-    discriminator = optimizers.Optax(
-        optimizers.complex_adam,
-        learning_rate=protocol.learning_rate,
-        b1=modulus,
-        phase=float(np.pi * phase_over_pi),
-    )
+    discriminator = optimizers.complex_adam(protocol.learning_rate, modulus, phase=float(np.pi * phase_over_pi))
     return optimizers.Alternating((generator, discriminator))
 
 
