@@ -116,6 +116,13 @@ def count(value: Any, name: str, at_least: int = 1) -> int:
     return int(value)
 
 
+def flag(value: Any, name: str) -> bool:
+    """A truth value, as a `bool`."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {describe(value)}.")
+    return bool(value)
+
+
 def one_of(value: Any, known: Iterable[Any], name: str) -> Any:
     """One of a few values."""
     known = tuple(known)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float
 
-from .._checks import scalar
+from .._checks import named, scalar
 from .._tree import add_scaled, dot
 from ._curvature import Operator
 from ._inverse import AbstractInverse, solver_info, vector_dtype
@@ -36,8 +36,8 @@ class CG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -58,8 +58,8 @@ class NormalCG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -95,8 +95,8 @@ class GMRES(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
 
     def __check_init__(self):
         _check_steps(self)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._checks import scalar
+from .._checks import named, scalar
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import dot
 from ._curvature import AbstractCurvature, Hessian, Operator, inner_loss, outer_loss
@@ -132,7 +132,7 @@ class Implicit(AbstractMethod):
 
     solver: AbstractInverse = eqx.field(default_factory=Neumann)
     curvature: AbstractCurvature = eqx.field(default_factory=Hessian)
-    damping: Float[Array, ""] = eqx.field(converter=scalar, default=0.0)
+    damping: Float[Array, ""] = eqx.field(converter=named(scalar, "damping"), default=0.0)
     residual: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):

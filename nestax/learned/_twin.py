@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import scalar
+from .._checks import named, optional, scalar
 from .._gradients import joint_gradient
 from .._optimizer import Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
@@ -105,14 +105,14 @@ class TwinLSTM(AbstractLearnedOptimizer):
     """
 
     networks: tuple[TwinNetwork, ...]
-    output_scale: Float[Array, ""] = eqx.field(converter=scalar)
-    max_step: Float[Array, ""] | None = eqx.field(converter=scalar)
-    state_rescale: Float[Array, ""] = eqx.field(converter=scalar)
-    initial_noise: Float[Array, ""] = eqx.field(converter=scalar)
-    sign_warmup_fraction: Float[Array, ""] = eqx.field(converter=scalar)
-    sign_warmup_start: Float[Array, ""] = eqx.field(converter=scalar)
-    sign_warmup_stop: Float[Array, ""] = eqx.field(converter=scalar)
-    horizon: Float[Array, ""] = eqx.field(converter=scalar)
+    output_scale: Float[Array, ""] = eqx.field(converter=named(scalar, "output_scale"))
+    max_step: Float[Array, ""] | None = eqx.field(converter=optional(named(scalar, "max_step")))
+    state_rescale: Float[Array, ""] = eqx.field(converter=named(scalar, "state_rescale"))
+    initial_noise: Float[Array, ""] = eqx.field(converter=named(scalar, "initial_noise"))
+    sign_warmup_fraction: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_fraction"))
+    sign_warmup_start: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_start"))
+    sign_warmup_stop: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_stop"))
+    horizon: Float[Array, ""] = eqx.field(converter=named(scalar, "horizon"))
     rule: RuleName = eqx.field(static=True)
     sharing: Sharing = eqx.field(static=True)
     detach_iterates: bool = eqx.field(static=True)

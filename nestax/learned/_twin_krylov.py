@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import scalar
+from .._checks import named, scalar
 from .._gradients import joint_gradient
 from .._optimizer import StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
@@ -95,8 +95,8 @@ class TwinKrylov(AbstractLearnedOptimizer):
     """
 
     networks: tuple[TwinNetwork, TwinNetwork]
-    first_step: Float[Array, ""] = eqx.field(converter=scalar)
-    max_first_step: Float[Array, ""] = eqx.field(converter=scalar)
+    first_step: Float[Array, ""] = eqx.field(converter=named(scalar, "first_step"))
+    max_first_step: Float[Array, ""] = eqx.field(converter=named(scalar, "max_first_step"))
     memory: int = eqx.field(static=True)
 
     def __init__(

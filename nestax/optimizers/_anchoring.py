@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._checks import scalar
+from .._checks import fraction, nonnegative
 from .._optimizer import AbstractGradientOptimizer
 from .._tree import Scalar, upcast
 
@@ -56,8 +56,9 @@ class Anchoring(AbstractGradientOptimizer):
     anchoring: Float[Array, ""]
 
     def __init__(self, learning_rate: Scalar = 1.0, power: Scalar = 0.55, anchoring: Scalar = 2.0):
-        self.learning_rate, self.power = scalar(learning_rate), scalar(power)
-        self.anchoring = scalar(anchoring)
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.power = fraction(power, "power")
+        self.anchoring = nonnegative(anchoring, "anchoring")
 
     def init_update(self, params: PyTree) -> AnchoringState:
         return AnchoringState(upcast(params), jnp.array(0))

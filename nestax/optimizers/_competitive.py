@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import scalar
+from .._checks import count, named, nonnegative, positive
 from .._gradients import joint_gradient
 from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample
@@ -50,13 +50,9 @@ class CompetitiveGradientDescent(AbstractOptimizer):
     Letcher, Schäfer, Shi and Anandkumar, "Polymatrix competitive gradient descent" (2021).
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=scalar)
-    tolerance: Float[Array, ""] = eqx.field(converter=scalar, default=1e-6)
-    max_steps: int = eqx.field(static=True, default=100)
-
-    def __check_init__(self):
-        if self.max_steps < 1:
-            raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}.")
+    learning_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "learning_rate"))
+    tolerance: Float[Array, ""] = eqx.field(converter=named(positive, "tolerance"), default=1e-6)
+    max_steps: int = eqx.field(static=True, converter=named(count, "max_steps"), default=100)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> None:
         del problem, players, key

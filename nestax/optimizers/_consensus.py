@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from .._checks import scalar
+from .._checks import named, nonnegative
 from .._gradients import game_vjp, joint_gradient
 from .._optimizer import AbstractGradientOptimizer
 from .._problem import AbstractProblem, Players, Sample
@@ -40,7 +40,7 @@ class ConsensusOptimization(AbstractAdjustedGradient):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    regularization: Float[Array, ""] = eqx.field(converter=scalar)
+    regularization: Float[Array, ""] = eqx.field(converter=named(nonnegative, "regularization"))
 
     def adjusted_gradient(self, problem: AbstractProblem, players: Players, sample: Sample):
         losses, gradient = joint_gradient(problem, players, sample)

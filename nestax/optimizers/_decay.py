@@ -6,6 +6,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from .._checks import nonnegative, positive
 from .._optax import Optax
 
 
@@ -29,9 +30,9 @@ class PowerDecay(eqx.Module):
     power: Float[Array, ""]
 
     def __init__(self, learning_rate: ArrayLike, time_scale: ArrayLike, power: ArrayLike = 0.75):
-        self.learning_rate = jnp.asarray(learning_rate, float)
-        self.time_scale = jnp.asarray(time_scale, float)
-        self.power = jnp.asarray(power, float)
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.time_scale = positive(time_scale, "time_scale")
+        self.power = nonnegative(power, "power")
 
     def __call__(self, count: ArrayLike) -> Float[Array, ""]:
         dtype = self.learning_rate.dtype
@@ -43,11 +44,15 @@ def _decaying_sgd(learning_rate, time_scale, power):
     return optax.sgd(PowerDecay(learning_rate, time_scale, power))
 
 
-def decaying_sgd(learning_rate: ArrayLike = 3.0, time_scale: ArrayLike = 50_000.0, power: ArrayLike = 0.75) -> Optax:
+def decaying_sgd(learning_rate: ArrayLike, time_scale: ArrayLike = 50_000.0, power: ArrayLike = 0.75) -> Optax:
     r"""Gradient descent without momentum, with the rate $\eta_0 (1 + t / \tau)^{-q}$ of `PowerDecay`.
 
-    The fallback of guarded learned optimizers in Premont-Schwarz et al. (2022), with their $\eta_0 = 3$ and
-    $\tau = 50{,}000$ steps as defaults; for their small networks, that is: 3 is far too large for most others.
+    The fallback of guarded learned optimizers in Premont-Schwarz et al. (2022), with their $\tau = 50{,}000$ steps as
+    the default. They took $\eta_0 = 3$, for small networks; that is far too large for most others.
     """
-    values = {"learning_rate": learning_rate, "time_scale": time_scale, "power": power}
-    return Optax(_decaying_sgd, **{name: jnp.asarray(value, float) for name, value in values.items()})
+    return Optax(
+        _decaying_sgd,
+        learning_rate=nonnegative(learning_rate, "learning_rate"),
+        time_scale=positive(time_scale, "time_scale"),
+        power=nonnegative(power, "power"),
+    )

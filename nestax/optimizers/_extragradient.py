@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import scalar
+from .._checks import flag, nonnegative
 from .._gradients import joint_gradient
 from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample
@@ -45,9 +45,11 @@ class Extragradient(AbstractOptimizer):
     independent_samples: bool = eqx.field(static=True)
 
     def __init__(self, learning_rate: Scalar, extrapolation: Scalar | None = None, independent_samples: bool = False):
-        self.learning_rate = scalar(learning_rate)
-        self.extrapolation = self.learning_rate if extrapolation is None else scalar(extrapolation)
-        self.independent_samples = independent_samples
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.extrapolation = (
+            self.learning_rate if extrapolation is None else nonnegative(extrapolation, "extrapolation")
+        )
+        self.independent_samples = flag(independent_samples, "independent_samples")
 
     @property
     def samples_per_step(self) -> int:

@@ -36,7 +36,7 @@ class Halpern(AbstractOptimizer):
 
     **Arguments:**
 
-    - `alpha`: $\alpha$, the step size of the resolvent. No default: the larger, the better conditioned and the dearer
+    - `step_size`: $\alpha$, that of the resolvent. No default: the larger, the better conditioned, and the costlier
       where the resolvent has to be iterated.
     - `resolvent`: how the resolvent is computed. Default `None`: in closed form, as `BilinearGame`, `QuadraticGame`,
       `Saddle` and `RotatedSaddle` have it. For other problems `NewtonResolvent` or `FixedPointResolvent`.
@@ -44,7 +44,7 @@ class Halpern(AbstractOptimizer):
     **Cost** per step: one resolvent, in `StepInfo.cost.resolvents`, and the joint gradients that a general solver takes
     for it. The reported losses are not part of the method and are not counted.
 
-    **Raises** `ValueError` for an `alpha` that is not positive, and for a problem without a resolvent.
+    **Raises** `ValueError` for a `step_size` that is not positive, and for a problem without a resolvent.
 
     **Example**
 
@@ -63,8 +63,8 @@ class Halpern(AbstractOptimizer):
 
     implicit: Resolvent
 
-    def __init__(self, alpha: Scalar, resolvent: AbstractResolventSolver | None = None):
-        self.implicit = Resolvent(alpha, resolvent)
+    def __init__(self, step_size: Scalar, resolvent: AbstractResolventSolver | None = None):
+        self.implicit = Resolvent(step_size, resolvent)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> HalpernState:
         del key

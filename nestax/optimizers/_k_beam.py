@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import scalar
+from .._checks import count, describe, is_concrete, nonnegative, scalar
 from .._gradients import evaluate_losses
 from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
@@ -21,6 +21,15 @@ class KBeamState(eqx.Module):
     candidates: PyTree  # leaves with a leading axis of length K
     shown: Int[Array, ""]
     count: Int[Array, ""]
+
+
+def _as_box(box: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    if not isinstance(box, tuple | list) or len(box) != 2:
+        raise ValueError(f"`box` must be a pair of bounds such as (-0.5, 0.5), or None, got {describe(box)}.")
+    low, high = scalar(box[0], "box"), scalar(box[1], "box")
+    if is_concrete(low) and is_concrete(high) and not bool((low < high).all()):
+        raise ValueError(f"`box` must be a lower and an upper bound, in this order, got {low} and {high}.")
+    return low, high
 
 
 class KBeam(AbstractOptimizer):
@@ -74,11 +83,10 @@ class KBeam(AbstractOptimizer):
         decay: Scalar = 0.5,
         box: tuple[Scalar, Scalar] | None = None,
     ):
-        self.learning_rate, self.decay = scalar(learning_rate), scalar(decay)
-        self.num_candidates = num_candidates
-        self.box = None if box is None else (scalar(box[0]), scalar(box[1]))
-        if isinstance(num_candidates, bool) or not isinstance(num_candidates, int) or num_candidates < 1:
-            raise ValueError(f"`num_candidates` must be an integer of at least 1, got {num_candidates!r}.")
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.decay = nonnegative(decay, "decay")
+        self.num_candidates = count(num_candidates, "num_candidates")
+        self.box = None if box is None else _as_box(box)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> KBeamState:
         check_zero_sum(problem, "KBeam", players)

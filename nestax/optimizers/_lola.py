@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import scalar
+from .._checks import named, nonnegative
 from .._gradients import evaluate_losses
 from .._optimizer import AbstractGradientOptimizer
 from .._problem import AbstractProblem, Players, Sample
@@ -90,7 +90,7 @@ class LOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=True, hold_step=False)
@@ -119,7 +119,7 @@ class LookAhead(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=True)
@@ -144,7 +144,7 @@ class TaylorLOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
     def anticipated_loss(self, problem, players, sample, i):
         return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=False)
@@ -170,7 +170,7 @@ class ExactLOLA(AbstractAnticipation):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    opponent_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
     def anticipated_loss(self, problem, players, sample, i):
         ahead = tuple(

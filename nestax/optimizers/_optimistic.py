@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._checks import scalar
+from .._checks import nonnegative
 from .._optimizer import AbstractGradientOptimizer
 from .._tree import Scalar, upcast
 
@@ -48,8 +48,10 @@ class OptimisticGradient(AbstractGradientOptimizer):
     extrapolation: Float[Array, ""]
 
     def __init__(self, learning_rate: Scalar, extrapolation: Scalar | None = None):
-        self.learning_rate = scalar(learning_rate)
-        self.extrapolation = self.learning_rate if extrapolation is None else scalar(extrapolation)
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.extrapolation = (
+            self.learning_rate if extrapolation is None else nonnegative(extrapolation, "extrapolation")
+        )
 
     def init_update(self, params: PyTree) -> OptimisticState:
         return OptimisticState(jax.tree.map(jnp.zeros_like, upcast(params)), jnp.array(False))

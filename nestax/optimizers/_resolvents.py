@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import count, named
 from .._gradients import joint_gradient
 from .._problem import AbstractProblem, Players, Sample
 from .._resolvent import check_step_size
@@ -46,11 +47,6 @@ class ClosedFormResolvent(AbstractResolventSolver):
         return prepared(players), 0
 
 
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
-
-
 def _gradient(problem: AbstractProblem, players: Players, sample: Sample, like: Players) -> Players:
     """The joint gradient at wide players, evaluated in the dtypes of `like`."""
     narrow = jax.tree.map(lambda x, p: x.astype(p.dtype), players, like)
@@ -81,10 +77,7 @@ class FixedPointResolvent(AbstractResolventSolver):
     ```
     """
 
-    num_steps: int = eqx.field(static=True, default=20)
-
-    def __check_init__(self):
-        _check_num_steps(self.num_steps)
+    num_steps: int = eqx.field(static=True, converter=named(count, "num_steps"), default=20)
 
     def apply(
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any
@@ -121,10 +114,7 @@ class NewtonResolvent(AbstractResolventSolver):
     ```
     """
 
-    num_steps: int = eqx.field(static=True, default=5)
-
-    def __check_init__(self):
-        _check_num_steps(self.num_steps)
+    num_steps: int = eqx.field(static=True, converter=named(count, "num_steps"), default=5)
 
     def apply(
         self, problem: AbstractProblem, players: Players, sample: Sample, step_size: Float[Array, ""], prepared: Any
@@ -159,7 +149,7 @@ def as_resolvent_solver(resolvent: Any) -> AbstractResolventSolver:
 class Resolvent(eqx.Module):
     """A solver with its step size: what an optimizer holds that takes implicit steps."""
 
-    step_size: Float[Array, ""] = eqx.field(converter=lambda x: check_step_size(x, "alpha"))
+    step_size: Float[Array, ""] = eqx.field(converter=check_step_size)
     solver: AbstractResolventSolver = eqx.field(converter=as_resolvent_solver, default=None)
 
     def prepare(self, problem: AbstractProblem) -> PyTree:

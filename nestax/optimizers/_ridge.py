@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import scalar
+from .._checks import count, nonnegative, positive
 from .._gradients import joint_gradient
 from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample
@@ -78,15 +78,13 @@ class FollowTheRidge(AbstractOptimizer):
         tolerance: Scalar = 1e-6,
         max_steps: int = 100,
     ):
-        self.learning_rate = scalar(learning_rate)
-        self.follower_rate = self.learning_rate if follower_rate is None else scalar(follower_rate)
-        self.damping = scalar(damping)
-        self.tolerance = scalar(tolerance)
-        self.max_steps = max_steps
-
-    def __check_init__(self):
-        if self.max_steps < 1:
-            raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}.")
+        self.learning_rate = nonnegative(learning_rate, "learning_rate")
+        self.follower_rate = (
+            self.learning_rate if follower_rate is None else nonnegative(follower_rate, "follower_rate")
+        )
+        self.damping = nonnegative(damping, "damping")
+        self.tolerance = positive(tolerance, "tolerance")
+        self.max_steps = count(max_steps, "max_steps")
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> None:
         del problem, key

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import scalar
+from .._checks import finite, named
 from .._optimizer import AbstractOptimizer, Cost, StepInfo
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
 from .._tree import add_scaled
@@ -42,7 +42,7 @@ class SwappedGradient(AbstractOptimizer):
     ```
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=scalar)
+    learning_rate: Float[Array, ""] = eqx.field(converter=named(finite, "learning_rate"))
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> None:
         del key

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import scalar
+from .._checks import finite, named, optional
 from .._gradients import game_jvp, game_vjp, joint_gradient
 from .._optimizer import AbstractGradientOptimizer
 from .._problem import AbstractProblem, Players, Sample
@@ -45,8 +45,8 @@ class SymplecticGradientAdjustment(AbstractAdjustedGradient):
     """
 
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
-    strength: Float[Array, ""] = eqx.field(converter=scalar, default=1.0)
-    alignment: Float[Array, ""] | None = eqx.field(converter=scalar, default=0.1)
+    strength: Float[Array, ""] = eqx.field(converter=named(finite, "strength"), default=1.0)
+    alignment: Float[Array, ""] | None = eqx.field(converter=optional(named(finite, "alignment")), default=0.1)
 
     def adjusted_gradient(self, problem: AbstractProblem, players: Players, sample: Sample):
         losses, gradient = joint_gradient(problem, players, sample)

@@ -163,8 +163,8 @@ def test_general_solvers_and_several_players():
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 0.0), "`alpha` must be a positive finite number, got 0"),
-        (lambda: guards.EnergyGuard(optimizers.sgd(0.1), -2.0), "`alpha` must be a positive"),
+        (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 0.0), "`step_size` must be a positive finite number, got 0"),
+        (lambda: guards.EnergyGuard(optimizers.sgd(0.1), -2.0), "`step_size` must be a positive"),
         (lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, -0.1), "the constant C, must be a finite number of at"),
         (
             lambda: guards.EnergyGuard(optimizers.sgd(0.1), 1.0, on_reject=cast(Any, guards.Own())),

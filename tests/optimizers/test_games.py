@@ -397,5 +397,5 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"`optimizers\[1\]` must be a nestax optimizer"):
         no.Simultaneous((no.sgd(A), "adam"))  # pyright: ignore[reportArgumentType]
     for make in (no.CompetitiveGradientDescent, no.FollowTheRidge):
-        with pytest.raises(ValueError, match="`max_steps` must be at least 1"):
+        with pytest.raises(ValueError, match="`max_steps` must be an integer of at least 1"):
             make(A, max_steps=0)

@@ -184,12 +184,12 @@ def test_the_swap_rule_needs_the_sign_of_the_coupling():
             lambda: run(problems.BilinearGame(np.ones((2, 3))), optimizers.SwappedGradient(0.1), 1),
             "both players need leaves of the same",
         ),
-        (lambda: optimizers.Halpern(0.0), "`alpha` must be a positive finite number, got 0"),
-        (lambda: optimizers.Halpern(-1.0), "`alpha` must be a positive finite number, got -1"),
+        (lambda: optimizers.Halpern(0.0), "`step_size` must be a positive finite number, got 0"),
+        (lambda: optimizers.Halpern(-1.0), "`step_size` must be a positive finite number, got -1"),
         (lambda: optimizers.Halpern(1.0, resolvent=cast(Any, 0.3)), "must be a solver such as"),
         (lambda: run(problems.Seesaw(1.0, 1.0), optimizers.Halpern(1.0), 1), "FixedPointResolvent"),
-        (lambda: optimizers.FixedPointResolvent(0), "`num_steps` must be at least 1"),
-        (lambda: optimizers.NewtonResolvent(0), "`num_steps` must be at least 1"),
+        (lambda: optimizers.FixedPointResolvent(0), "`num_steps` must be an integer of at least 1"),
+        (lambda: optimizers.NewtonResolvent(0), "`num_steps` must be an integer of at least 1"),
     ],
 )
 def test_refuses(unchecked, attempt, message):
