@@ -58,9 +58,11 @@ def setup():
 
 
 def train(optimizer, tasks, settings):
+    import jax
+
     import nestax as nx
 
-    history = nx.meta.train(optimizer, tasks, seed=0, **settings).history
+    history = nx.meta.train(optimizer, tasks, key=jax.random.key(0), **settings).history
     return [r["seconds"] for r in history], [r["meta_loss"] for r in history]
 
 

@@ -44,7 +44,13 @@ def main(epochs: int = 300, steps: int = 100, problems: int = 1_000):
     untrained = nx.learned.preset("rnnprop", key=jax.random.key(0))
     log_loss = nx.meta.SumLog(eps=1e-4)  # every order of magnitude counts alike, down to about the noise
     training = nx.meta.train(
-        untrained, Decays(), schedule=[(100, epochs)], num_tasks=16, meta_loss=log_loss, progress=True
+        untrained,
+        Decays(),
+        key=jax.random.key(1),
+        schedule=[(100, epochs)],
+        num_tasks=16,
+        meta_loss=log_loss,
+        progress=True,
     )
 
     def final_loss(optimizer, key):

@@ -15,7 +15,9 @@ def main(steps: int = 500, epochs: int = 100, optimizer: Path | None = None) -> 
     if optimizer is None:  # none at hand: learn one on the small network of the catalogue
         untrained = nx.learned.preset("rnnprop-stronger-baselines", key=jax.random.key(0))
         problem = nx.catalogue.by_name("digits-mlp")
-        learned = nx.meta.train(untrained, problem, schedule=[(100, epochs)], progress=True).optimizer
+        learned = nx.meta.train(
+            untrained, problem, schedule=[(100, epochs)], key=jax.random.key(1), progress=True
+        ).optimizer
     else:
         learned = nx.learned.load(optimizer)
     transformation = learned.as_optax()  # the only line that differs from a loop with `optax.adam(...)`

@@ -15,7 +15,7 @@ def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Pat
 
     # Train: `epochs` optimizations of 100 steps from fresh initial points, one meta-update every 20 steps.
     untrained = nx.learned.preset("rnnprop-stronger-baselines", key=jax.random.key(0))
-    training = nx.meta.train(untrained, problem, schedule=[(100, epochs)], progress=True)
+    training = nx.meta.train(untrained, problem, schedule=[(100, epochs)], key=jax.random.key(1), progress=True)
     output.mkdir(parents=True, exist_ok=True)
     nx.learned.save(output / "rnnprop.safetensors", training.optimizer)
 

@@ -1,123 +1,258 @@
-"""A long run as a folder that survives being killed."""
+"""The session of every long run: folder, checkpoints, log, resumption, progress, callbacks, report."""
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
-from ._storage import CheckpointError, load_tree, read_header, read_json, save_tree, write_atomically, write_json
-from ._version import __version__
+from . import loggers
+from ._fingerprint import describe, fingerprint
+from ._folder import RunFolder, Stages, locked
+from ._progress import progress_bar
+from ._report import Chart, write_report
+
+_COUNTERS = ("best_record", "best_score")
 
 
-class RunFolder:
-    """`config.json`, `metrics.jsonl`, `checkpoint.safetensors` and its readable copy `checkpoint.json`.
+class Outcome(NamedTuple):
+    """What one record's work led to.
 
-    The checkpoint is one file, which holds the arrays and, in its header, the counters: it is replaced in one rename,
-    so a run killed at any instant finds either the old one or the new one.
+    - `state`: what the next record starts from; its arrays go into checkpoints.
+    - `record`: JSON values for the log; `None` where a failure leaves nothing worth recording.
+    - `score`: by which the best is kept, the lowest; `None` where there is none, or it is not finite.
+    - `candidate`: what is kept if this is the best so far.
+    - `failure`: why the run cannot go on; empty if it can.
+    """
+
+    state: PyTree
+    record: dict[str, Any] | None
+    score: float | None = None
+    candidate: PyTree = None
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The arguments that every long run takes, and on which its result does not depend.
+
+    - `run`: the folder; `None` keeps nothing. `resume`: go on with what it holds.
+    - `checkpoint_seconds`: at most so long between checkpoints.
+    - `config`: JSON values to store; the same ones on resumption.
+    - `labels`: for arguments without a fingerprint, texts that stand for them.
+    - `callback`: see `nestax.loggers`. `progress`: show a bar.
+    """
+
+    run: str | PathLike[str] | None
+    resume: bool
+    checkpoint_seconds: float
+    config: Mapping[str, Any] | None
+    labels: Mapping[str, str] | None
+    callback: loggers.Callback | None
+    progress: bool
+
+    def __post_init__(self):
+        loggers.check(self.callback)
+        if self.resume and self.run is None:
+            raise ValueError("`resume=True` goes on with the run in a folder: name it, `run=...`.")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"`checkpoint_seconds` must not be negative, got {self.checkpoint_seconds}.")
+        for name in ("config", "labels"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                raise ValueError(f"`{name}` must be a dictionary, got {value!r}.")
+
+
+class _Progress(NamedTuple):
+    """What a checkpoint is made of. One object, so that an interruption finds all of it, or all of the one before."""
+
+    state: PyTree
+    best: PyTree
+    num_records: int
+    counters: dict[str, Any]
+    log: str
+
+
+class Session:
+    """A long run, from its first or its resumed record to its end; to be used in a `with` statement.
+
+    The run is a sequence of records. Everything random in record `n` follows from the run's key and `n`, so that a
+    resumed run ends with the same bits as one that was never interrupted.
 
     **Arguments:**
 
-    - `path`: the folder.
-    - `kind`: what the header of its checkpoint says it is.
-    - `counters`: names of the counters; the first one counts records, and every record holds its index under that name.
+    - `kind`: of run, such as `"meta-training"`; for files and the progress bar.
+    - `index`: under which name a record holds its number.
+    - `stages`: records as `(length, number)`. A run whose stages are the first ones of the new ones is the same run.
+    - `arguments`: all that determines the result but `stages`, by the name of the argument.
+    - `state`, `best`: at the start. Resumption needs their structure, too.
+    - `options`: see there.
     """
 
-    def __init__(self, path: Path, kind: str, counters: Sequence[str]):
-        self.path = path
+    def __init__(
+        self,
+        kind: str,
+        *,
+        index: str,
+        stages: Stages,
+        arguments: Mapping[str, Any],
+        state: PyTree,
+        best: PyTree,
+        options: Options,
+    ):
         self.kind = kind
-        self.names = tuple(counters)
-        self.config = path / "config.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoint = path / "checkpoint.safetensors"
-        self.counters = path / "checkpoint.json"
+        self.stages = stages
+        self.arguments = arguments
+        self.options = options
+        self.history: list[dict[str, Any]] = []
+        self.failure = ""
+        self.state = state
+        self._index = index
+        self._at = _Progress(state, best, 0, dict.fromkeys(_COUNTERS), "")
+        self._saved = -1, 0.0
+        self._folder: RunFolder | None = None
+        self._open = contextlib.ExitStack()
 
-    def start(self, config: dict[str, Any], resume: bool) -> bool:
-        """Prepares the folder; returns whether there is a checkpoint to go on from."""
-        config = json.loads(json.dumps({**config, "version": __version__}))
-        if not self.checkpoint.exists():
-            if self.config.exists() and not resume:
-                raise ValueError(
-                    f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder."
-                )
-            write_json(self.config, config)
-            write_atomically(self.metrics, b"")
-            return False
-        if not resume:
-            raise ValueError(
-                f"{self.path} already holds a run. Pass `resume=True` to go on with it, or another folder."
-            )
-        stored = read_json(self.config)
-        for field in sorted((set(stored) | set(config)) - {"version"}):
-            if stored.get(field) != config.get(field):
-                raise CheckpointError(
-                    f"{self.config}: field '{field}' is {stored.get(field)!r}, but this run has {config.get(field)!r}. "
-                    "Resume with the same settings, or start in another folder."
-                )
-        return True
+    def __enter__(self) -> "Session":
+        if self.options.run is not None:
+            path = Path(self.options.run)
+            path.mkdir(parents=True, exist_ok=True)
+            with self._open:
+                self._open.enter_context(locked(path))
+                self._attach(RunFolder(path, self.kind, self._index))
+                self._open = self._open.pop_all()
+        return self
 
-    def save(self, tree: PyTree, counters: dict[str, Any]) -> None:
-        header = {"kind": self.kind, **counters}
-        save_tree(self.checkpoint, tree, header)
-        write_json(self.counters, {**header, "version": __version__})
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
 
-    def load(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The checkpoint's arrays and counters. Records after the checkpoint are dropped: they come again."""
-        header = read_header(self.checkpoint)
-        if header.get("kind") != self.kind:
-            raise CheckpointError(f"{self.checkpoint}: field 'kind' is {header.get('kind')!r}, expected {self.kind!r}.")
-        if self.counters.exists():
-            read_json(self.counters)
-        for field in self.names:
-            if field not in header:
-                raise CheckpointError(f"{self.checkpoint}: field '{field}' is missing from the header.")
-        tree = load_tree(self.checkpoint, like)
-        index = self.names[0]
-        lines = [x for x in self.read_metrics() if x[index] < header[index]]
-        write_atomically(self.metrics, "".join(json.dumps(x) + "\n" for x in lines).encode())
-        return tree, header
+    def _attach(self, folder: RunFolder) -> None:
+        labels = self.options.labels or {}
+        unknown = sorted(set(labels) - set(self.arguments))
+        if unknown:
+            known = ", ".join(self.arguments)
+            raise ValueError(f"`labels` stand for arguments, but there is none named '{unknown[0]}'. Known: {known}.")
+        prints = {k: f"label {labels[k]}" if k in labels else fingerprint(v, k) for k, v in self.arguments.items()}
+        config = {
+            "arguments": {k: describe(v) for k, v in self.arguments.items()},
+            "fingerprints": prints,
+            "config": dict(self.options.config or {}),
+        }
+        self._folder = folder
+        if folder.open(config, self.stages, self.options.resume):
+            (state, best), header, self.history = folder.load((self.state, self._at.best), _COUNTERS)
+            counters = {name: header[name] for name in _COUNTERS}
+            self._at = _Progress(state, best, header["records"], counters, header["log"])
+            self._saved = self._at.num_records, time.monotonic()
+            self.state = state
+        else:
+            self._at = self._at._replace(log=folder.log_digest())
+            self._save()
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete records; a last line that a kill cut short is ignored."""
-        records = []
-        for number, line in enumerate(self.metrics.read_text().splitlines(keepends=True), 1):
-            if not line.endswith("\n"):
-                break
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                raise CheckpointError(f"{self.metrics}: line {number} is damaged, it is not valid JSON.") from None
-        return records
+    @property
+    def best(self) -> PyTree:
+        """What was kept at the best record."""
+        return self._at.best
 
-    def record(self, record: dict[str, Any]) -> None:
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(record) + "\n")
+    @property
+    def best_record(self) -> int | None:
+        """The number of the best record; `None` before the first one with a score."""
+        return self._at.counters["best_record"]
+
+    @property
+    def num_records(self) -> int:
+        """How many records the run has made."""
+        return self._at.num_records
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all records of all stages were made."""
+        return self.num_records == sum(number for _, number in self.stages)
+
+    def length(self, record: int) -> int:
+        """The length of a record, from its stage."""
+        for length, number in self.stages:
+            if record < number:
+                return length
+            record -= number
+        raise IndexError(record)
+
+    def stage(self, record: int) -> int:
+        """The number of the stage that a record belongs to, from 1."""
+        ends = 0
+        for i, (_, number) in enumerate(self.stages, 1):
+            ends += number
+            if record < ends:
+                return i
+        raise IndexError(record)
+
+    def drive(
+        self,
+        advance: Callable[[PyTree, int], Outcome],
+        note: Callable[[dict[str, Any]], str],
+        finished: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Makes records until the run is complete, fails, `finished()`, or a callback ends it.
+
+        Ctrl-C, and every other exception, leaves a checkpoint of the last complete record.
+        """
+        total = sum(length * number for length, number in self.stages)
+        done = sum(self.length(i) for i in range(self.num_records))
+        try:
+            with progress_bar(total, self.kind, self.options.progress) as report:
+                while not (self.is_complete or finished()):
+                    index = self.num_records
+                    outcome = advance(self._at.state, index)
+                    if outcome.record is not None:
+                        self._count(outcome, outcome.record)
+                        done += self.length(index)
+                        report(done, lambda: note(self.history[-1]))
+                        if loggers.call(self.options.callback, self.history[-1]):
+                            break
+                    self.state, self.failure = outcome.state, outcome.failure
+                    if self.failure:
+                        break
+        finally:
+            self._save()
+
+    def _count(self, outcome: Outcome, record: dict[str, Any]) -> None:
+        at, counters, best, log = self._at, self._at.counters, self._at.best, self._at.log
+        if outcome.score is not None and (counters["best_score"] is None or outcome.score < counters["best_score"]):
+            counters = {"best_record": at.num_records, "best_score": outcome.score}
+            best = outcome.candidate
+        if self._folder is not None:  # first the log, then the count: a checkpoint never counts what was not logged
+            self._folder.record(record)
+            log = self._folder.log_digest()
+        self.history.append(record)
+        self._at = _Progress(outcome.state, best, at.num_records + 1, counters, log)
+        self.state = outcome.state
+        if time.monotonic() - self._saved[1] >= self.options.checkpoint_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        if self._folder is not None and self._saved[0] != self._at.num_records:
+            at = self._at
+            self._folder.save((at.state, at.best), at.num_records, at.counters, at.log)
+            self._saved = at.num_records, time.monotonic()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where further files of the run belong."""
+        return None if self._folder is None else self._folder.path
+
+    def report(self, chart: Chart, lines: list[str]) -> None:
+        """Writes a picture and a page into the folder, if there is one."""
+        if self.folder is not None:
+            settings = {k: describe(v) for k, v in self.arguments.items()} | {"stages": self.stages}
+            write_report(self.folder, self.kind, settings, chart, self.history, lines)
 
 
-def describe(module: eqx.Module) -> dict[str, Any]:
-    """A module as JSON values, for `config.json`: its class and its fields."""
-    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
-    return {"class": type(module).__name__} | {k: _json_value(v) for k, v in fields.items()}
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, eqx.Module):
-        return describe(value)
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    if eqx.is_array(value):
-        return np.asarray(value).tolist()
-    if isinstance(value, dict):
-        return {str(k): _json_value(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    # A function goes by its name: two transformations that were built elsewhere cannot be told apart.
-    return getattr(value, "__qualname__", type(value).__name__)
+def number(value: Any) -> float | None:
+    """A number for JSON, which has neither NaN nor infinity: these are `None`."""
+    value = float(value)
+    return value if math.isfinite(value) else None

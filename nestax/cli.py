@@ -171,7 +171,7 @@ def train(
         if given or output is not None:
             name = (given or ["output"])[0].replace("_", "-")
             raise ValueError(f"`--resume` takes all settings from the run; leave out --{name}.")
-        options = read_json(resume / "config.json").get("command")
+        options = read_json(resume / "config.json").get("config", {}).get("command")
         if not isinstance(options, dict):
             raise CheckpointError(
                 f"{resume / 'config.json'}: field 'command' is missing, so `nestax train` did not start it."
@@ -214,7 +214,7 @@ def _train(options: dict[str, Any], folder: Path, resume: bool, progress: bool) 
     return meta.train(
         optimizer,
         tasks,
-        seed=options["seed"],
+        key=key,
         schedule=_parse_schedule(options["schedule"]),
         unroll=options["unroll"],
         num_tasks=options["num_tasks"],

@@ -12,7 +12,8 @@ ROOT = pathlib.Path(nestax.__file__).parent
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
 TOOLS = {"_checks", "_flax", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_gradients", "_nested"}
-CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress", "_solve", "_storage", "_run"}
+RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
+CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_solve"} | RUN
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 MODELS = {"data", "networks", "hyperparameters", "problems"}
@@ -21,7 +22,11 @@ ALLOWED = {
     "_version": set(),
     "_progress": set(),
     "_storage": {"_version"},
-    "_run": {"_storage", "_version"},
+    "_fingerprint": set(),
+    "loggers": {"_storage"},
+    "_folder": {"_storage", "_version"},
+    "_report": {"_storage"},
+    "_run": {"_storage", "_fingerprint", "_folder", "_report", "_progress", "loggers"},
     "_compat": set(),
     "_checks": set(),
     "_tree": set(),
@@ -34,7 +39,7 @@ ALLOWED = {
     "_optimizer": PROBLEM | {"_rollout"},
     "_optax": PROBLEM | {"_rollout", "_optimizer"},
     "_step": PROBLEM | {"_rollout", "_optimizer", "_optax"},
-    "_solve": PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress"},
+    "_solve": PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress", "loggers"},
     "data": {"_progress"},
     "networks": PROBLEM,
     "hyperparameters": PROBLEM | {"data", "networks"},

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._problem import Players
-from .._storage import CheckpointError, load_arrays, read_header, save_arrays, save_figure
+from .._storage import CheckpointError, StoredTree, reading, save_arrays, save_figure
 from ._coordinates import ravel_real
 
 OPEN, SOLUTION, REJECTED, FAILED = range(4)
@@ -169,23 +169,26 @@ class Tree:
         **Raises** `CheckpointError` for a file that is damaged or holds something else, or another number of
         coordinates.
         """
-        header = read_header(Path(path))
+        stored = StoredTree(Path(path))
+        header, found = stored.header, stored.arrays
         if header.get("kind") != _KIND:
             raise CheckpointError(f"{path}: field 'kind' is {header.get('kind')!r}, expected {_KIND!r}.")
-        found = load_arrays(Path(path))
         missing = set(ARRAYS) - set(found)
         if missing:
             raise CheckpointError(f"{path}: field '{min(missing)}' is missing.")
-        dim = sum(x.size for x in jax.tree.leaves(example))
-        if found["ends"].shape[1] != dim:
-            raise CheckpointError(f"{path}: the tree has {found['ends'].shape[1]} coordinates, the players have {dim}.")
-        found["values"] = found["values"][:, 0] + 1j * found["values"][:, 1]
-        return Tree(
-            **{name: found[name] for name in ARRAYS},
-            solutions=tuple(header["solutions"]),
-            copies=tuple(header["copies"]),
-            num_gradients=header["num_gradients"],
-            exhausted=header["exhausted"],
-            facts=header["facts"],
-            example=example,
-        )
+        with reading(path):
+            dim = sum(x.size for x in jax.tree.leaves(example))
+            if found["ends"].shape[1] != dim:
+                raise CheckpointError(
+                    f"{path}: the tree has {found['ends'].shape[1]} coordinates, the players have {dim}."
+                )
+            found["values"] = found["values"][:, 0] + 1j * found["values"][:, 1]
+            return Tree(
+                **{name: found[name] for name in ARRAYS},
+                solutions=tuple(header["solutions"]),
+                copies=tuple(header["copies"]),
+                num_gradients=header["num_gradients"],
+                exhausted=header["exhausted"],
+                facts=header["facts"],
+                example=example,
+            )

@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._nested import InnerProblem
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, apply_updates
 from .._problem import AbstractProblem, Players, Sample
-from .._rollout import AbstractStep, rollout
+from .._rollout import RESULTS, AbstractStep, rollout
 from .._step import OptimizerStep
 from .._tree import dot
 from ._curvature import inner_loss
@@ -45,6 +45,14 @@ class OuterInfo(eqx.Module):
     hypergradient: HypergradientInfo
 
 
+class OuterFailure(eqx.Module):
+    """What became inf or NaN in one outer step: inner steps, the outer loss, leaves of the players."""
+
+    inner: Bool[Array, ""]
+    outer_loss: Bool[Array, ""]
+    players: PyTree
+
+
 class OuterStep(AbstractStep):
     r"""Algorithm 4 of Lorraine (2024): inner steps from the current weights, then one step of the hyperparameters.
 
@@ -71,40 +79,52 @@ class OuterStep(AbstractStep):
         return carry.players
 
     def __call__(self, carry: TuningState, x: OuterSamples) -> tuple[TuningState, OuterInfo]:
+        new, info, failure = self.attempt(carry, x)
+        # Inner steps that failed are frozen at finite weights: `rollout` has to see the failure in the iterate.
+        failed = failure.inner | failure.outer_loss
+        players = jax.tree.map(lambda leaf: jnp.where(failed, jnp.full_like(leaf, jnp.nan), leaf), new.players)
+        return eqx.tree_at(lambda state: state.players, new, players), info
+
+    def attempt(self, carry: TuningState, x: OuterSamples) -> tuple[TuningState, OuterInfo, OuterFailure]:
+        """The step, and what became inf or NaN in it."""
         hyperparameters, weights = carry.players
         method, tolerance = self.method, None
         if self.tolerance is not None:
             tolerance = self.tolerance(carry.count).astype(vector_dtype(weights))
             method = method.with_tolerance(tolerance)
-        weights, inner_state, rounds = self._train(hyperparameters, weights, carry.inner_state, x, tolerance)
+        weights, inner_state, rounds, failed = self._train(hyperparameters, weights, carry.inner_state, x, tolerance)
         batches = x.outer if self.method.num_batches is None else Batches(x.outer, x.inner)
         out = method(self.problem, (hyperparameters, weights), batches, carry.adjoint)
         updates, outer_state = self.outer_optimizer.update(out.gradient, carry.outer_state, hyperparameters)
         players = (apply_updates(hyperparameters, updates), out.weights)
         adjoint = None if carry.adjoint is None else out.adjoint
         new = TuningState(players, inner_state, outer_state, adjoint, carry.count + 1)
-        return new, OuterInfo(out.value, rounds * self.num_inner_steps, out.info)
+        info = OuterInfo(out.value, rounds * self.num_inner_steps, out.info)
+        bad = jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), players)
+        return new, info, OuterFailure(failed, ~jnp.isfinite(out.value), bad)
 
     def _train(self, hyperparameters, weights, state, x, tolerance):
-        """The inner steps; with a tolerance, rounds of them until the inner gradient is that short."""
-        one = jnp.ones((), jnp.int32)
+        """The inner steps; with a tolerance, rounds of them until the inner gradient is that short, or they fail."""
+        one, fine = jnp.ones((), jnp.int32), jnp.zeros((), bool)
         if self.num_inner_steps == 0:
-            return weights, state, one
+            return weights, state, one, fine
         own = InnerProblem(self.problem, hyperparameters)
         step = OptimizerStep(own, self.optimizer)
 
         def steps(carry):
-            return rollout(step, carry, x.steps, num_steps=self.num_inner_steps, throw=False).carry
+            out = rollout(step, carry, x.steps, num_steps=self.num_inner_steps, throw=False)
+            return out.carry, out.result != RESULTS.successful
 
         if tolerance is None:
-            (players, state) = steps(((weights,), state))
-            return players[0], state, one
+            (players, state), failed = steps(((weights,), state))
+            return players[0], state, one, failed
 
         def unfinished(loop):
-            (players, _), rounds = loop
+            ((players, _), failed), rounds = loop
             gradient = jax.grad(lambda w: inner_loss(self.problem, hyperparameters, w, x.outer))(players[0])
-            return (dot(gradient, gradient) > tolerance**2) & (rounds < self.max_rounds)
+            return (dot(gradient, gradient) > tolerance**2) & (rounds < self.max_rounds) & ~failed
 
-        start = (((weights,), state), jnp.zeros((), jnp.int32))
-        (players, state), rounds = jax.lax.while_loop(unfinished, lambda l: (steps(l[0]), l[1] + 1), start)
-        return players[0], state, rounds
+        start = (((weights,), state), fine), jnp.zeros((), jnp.int32)
+        loop = jax.lax.while_loop(unfinished, lambda l: (steps(l[0][0]), l[1] + 1), start)
+        ((players, state), failed), rounds = loop
+        return players[0], state, rounds, failed

@@ -1,12 +1,10 @@
 """`tune`: training and hyperparameter optimization, one compiled step for both."""
 
 import dataclasses
-import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -18,20 +16,27 @@ from jaxtyping import PRNGKeyArray
 
 from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem, Players
-from .._progress import progress_bar
+from .._report import Chart
 from .._rollout import RESULTS, NumericalError, Rollout, rollout
-from .._run import RunFolder, describe
+from .._run import Options, Outcome, Session, number
 from .._solve import stack_samples
+from .._storage import name_of
+from ..loggers import Callback
 from ..optimizers import as_gradient_optimizer, as_optimizer
 from ._hypergradient import check_pair
 from ._method import AbstractMethod, Implicit
-from ._outer import OuterSamples, OuterStep, TuningState
-from ._report import write_report
+from ._outer import OuterFailure, OuterSamples, OuterStep, TuningState
 from ._tolerance import AbstractTolerance
 
-_COUNTERS = ("record", "best_record", "best_score")
-
 Evaluate = Callable[[Players], dict[str, Any]]
+
+_CHART = Chart(
+    "tuning.png",
+    {"outer_loss": "validation (outer) loss", "inner_loss": "training (inner) loss"},
+    "step",
+    "outer step",
+    "loss",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Tuning:
     - `best_record`: the number of that record in `history`; `None` if none was finite.
     - `state`: a `TuningState`: all that another run would need to go on.
     - `num_steps`: successful outer steps.
-    - `result`: a `RESULTS`.
+    - `result`: a `RESULTS`; `message`: what went wrong where it is not `successful`, with outer step and tensor.
     """
 
     players: Players
@@ -56,6 +61,7 @@ class Tuning:
     state: TuningState
     num_steps: int
     result: Any
+    message: str
 
 
 def tune(
@@ -78,9 +84,10 @@ def tune(
     run: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
     progress: bool = False,
-    stop: Callable[[int], bool] | None = None,
+    callback: Callback | None = None,
     throw: bool = True,
 ) -> Tuning:
     r"""Tunes hyperparameters while the weights train (Lorraine, 2024, Algorithm 4).
@@ -110,17 +117,24 @@ def tune(
       Compiled; called once per record.
     - `criterion`: the recorded number by which the best players are kept; the lowest. Default `"outer_loss"`.
     - `patience`: stop after so many records without a new best; `None` (default) never does.
-    - `run`: a folder for `config.json`, `metrics.jsonl`, checkpoints (at most every `checkpoint_seconds`), and at the
-      end a plot and a report. `resume=True` goes on from the last checkpoint and ends with the same players, bit for
-      bit, as a run that was never interrupted. `config`: further JSON values to store, the same on resumption.
+    - `run`: a new or empty folder for `config.json`, `metrics.jsonl`, checkpoints (at most `checkpoint_seconds` apart),
+      and at the end a plot and a report. `resume=True` goes on from the last checkpoint, if there is one, and ends with
+      the same players, bit for bit, as a run that was never interrupted. All arguments above must be what they were,
+      but `num_outer_steps` may be larger.
+    - `config`: JSON values to store beside the settings above; on resumption they must be the same.
+    - `labels`: from the name of an argument to a text that stands for it on resumption; needed for those that hold
+      something that cannot be compared, such as an open file.
     - `progress`: show a progress bar with the current losses.
-    - `stop`: called after each record with its number; tuning ends early, resumable, when it returns true.
-    - `throw`: raise `NumericalError` where players become inf or NaN; otherwise `result` says so.
+    - `callback`: called after each record with it; tuning ends, resumable, when it returns true. A function, one of
+      `nestax.loggers`, or a list of them.
+    - `throw`: raise `NumericalError` where inner steps, the outer loss, or the players become inf or NaN; otherwise
+      `result` and `message` say so, and the players are the last ones that were in order. The checkpoint is that of the
+      last complete record.
 
     **Returns** a `Tuning`. Warns if a Neumann series diverged or a matrix was singular on the way.
 
-    **Raises** `ValueError` for bad arguments, or a folder that holds a run; `CheckpointError` for a damaged checkpoint
-    or one of another run; `NumericalError` as above.
+    **Raises** `ValueError` for bad arguments, or a folder that holds a run, other files, or is in use;
+    `CheckpointError` for a damaged checkpoint or one of another run; `NumericalError` as above.
 
     **Example:** the best hyperparameter is 3, where the best response to it has no validation loss.
 
@@ -155,27 +169,38 @@ def tune(
         max_rounds,
     )
     init_key, state_key, sample_key = jax.random.split(key, 3)
+    given, initial = players, state
     if state is None:
         players = check_pair(problem, _init(problem, init_key) if players is None else players)
         state = step.init(players, state_key)
-    session = _Session(step, state, sample_key, num_outer_steps // record_every, record_every, evaluate, criterion)
-    if run is not None:
-        settings = {
-            "problem": type(problem).__name__,
-            "optimizer": describe(step.optimizer),
-            "outer_optimizer": describe(step.outer_optimizer),
-            "method": describe(method),
-            "tolerance": None if tolerance is None else describe(tolerance),
-            "num_outer_steps": num_outer_steps,
+    session = Session(
+        "hyperparameter tuning",
+        index="record",
+        stages=((record_every, num_outer_steps // record_every),),
+        arguments={
+            "problem": problem,
+            "optimizer": step.optimizer,
+            "outer_optimizer": step.outer_optimizer,
             "num_inner_steps": num_inner_steps,
+            "key": key,
+            "method": method,
+            "players": given,
+            "state": initial,
+            "tolerance": tolerance,
+            "max_rounds": max_rounds,
             "record_every": record_every,
+            "evaluate": evaluate,
             "criterion": criterion,
             "patience": patience,
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            **(config or {}),
-        }
-        session.attach(RunFolder(Path(run), "hyperparameter tuning", _COUNTERS), settings, resume, checkpoint_seconds)
-    return session.tune(progress, patience, stop, throw)
+        },
+        state=state,
+        best=state.players,
+        options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
+    )
+    records = _Records(step, session, sample_key, record_every, evaluate, criterion, patience)
+    with session:
+        session.drive(records.advance, _note, records.stalled)
+        return records.finish(throw)
 
 
 def _check(num_outer_steps, num_inner_steps, record_every, patience, max_rounds, method) -> None:
@@ -212,94 +237,75 @@ def _init(problem, key):
     return problem.init(key)
 
 
-class _Session:
-    """One tuning from its first or its resumed record to its end."""
+class _Records:
+    """The outer steps of one tuning, as records of a session."""
 
-    def __init__(self, step, state, key, num_records, record_every, evaluate, criterion):
-        self.step = step
+    def __init__(self, step, session, key, record_every, evaluate, criterion, patience):
+        self.step: OuterStep = step
+        self.session: Session = session
         self.key = key
-        self.num_records = num_records
         self.record_every = record_every
         self.evaluate = None if evaluate is None else eqx.filter_jit(evaluate)
         self.criterion = criterion
-        self.state: TuningState = state
-        self.best: Players = state.players
-        self.history: list[dict[str, Any]] = []
-        self.counters: dict[str, Any] = dict(zip(_COUNTERS, (0, None, None)))
-        self.result: Any = RESULTS.successful
-        self.folder: RunFolder | None = None
-        self.settings: dict[str, Any] = {}
-        self.checkpoint_seconds = math.inf
-        self.saved_at = time.monotonic()
+        self.patience = patience
+        self.complaint: str | None = None
 
-    def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool, checkpoint_seconds: float) -> None:
-        self.folder, self.settings, self.checkpoint_seconds = folder, settings, checkpoint_seconds
-        if folder.start(settings, resume):
-            (self.state, self.best), header = folder.load((self.state, self.best))
-            self.counters = {name: header[name] for name in _COUNTERS}
-            self.history = folder.read_metrics()
+    def stalled(self) -> bool:
+        """Whether the best record is long ago."""
+        best = self.session.best_record
+        return self.patience is not None and self.session.num_records - (-1 if best is None else best) > self.patience
 
-    def tune(self, progress: bool, patience: int | None, stop: Callable[[int], bool] | None, throw: bool) -> Tuning:
-        complaint = None
-        try:
-            with progress_bar(self.num_records * self.record_every, "tuning", progress) as report:
-                while self.counters["record"] < self.num_records and not self._stalled(patience):
-                    out = self._advance()
-                    complaint = self._complaint(out) or complaint
-                    report(self.history[-1]["step"], lambda: _note(self.history[-1]))
-                    stopped = stop is not None and stop(self.counters["record"] - 1)
-                    if stopped or self.result != RESULTS.successful:
-                        break
-        finally:  # also on Ctrl-C: everything up to the last complete record is kept
-            self._save()
-        if self.folder is not None:
-            write_report(self.folder.path, self.settings, self.history)
-        if complaint is not None:
-            warnings.warn(f"In {sum(r['diverged'] for r in self.history)} outer steps: {complaint}", stacklevel=3)
-        tuning = Tuning(
-            self.state.players,
-            self.best,
-            self.history,
-            self.counters["best_record"],
-            self.state,
-            int(self.state.count),
-            self.result,
-        )
-        if throw and self.result != RESULTS.successful:
-            raise NumericalError(f"After {tuning.num_steps} outer steps: {RESULTS[self.result]}")
-        return tuning
-
-    def _stalled(self, patience: int | None) -> bool:
-        best = self.counters["best_record"]
-        return patience is not None and self.counters["record"] - (-1 if best is None else best) > patience
-
-    def _advance(self) -> Rollout:
+    def advance(self, state: TuningState, index: int) -> Outcome:
         started = time.monotonic()
-        index = self.counters["record"]
         xs = self._samples(jax.random.fold_in(self.key, index))
-        out = rollout(self.step, self.state, xs, num_steps=self.record_every, throw=False)
+        out = rollout(self.step, state, xs, num_steps=self.record_every, throw=False)
+        self.complaint = self._complaint(out) or self.complaint
+        if out.result != RESULTS.successful:
+            return Outcome(out.carry, None, failure=self._failure(out, xs))
         record = {"record": index, "step": int(out.carry.count), **_summary(out.info)}
         if self.evaluate is not None:
-            record |= {name: _number(value) for name, value in self.evaluate(out.carry.players).items()}
+            record |= {name: number(value) for name, value in self.evaluate(out.carry.players).items()}
         record["seconds"] = round(time.monotonic() - started, 4)
         if self.criterion not in record:
             raise ValueError(
                 f"`criterion` is {self.criterion!r}, but a record holds {', '.join(map(repr, record))}. Let `evaluate` "
                 "return it."
             )
-        counters, best = {**self.counters, "record": index + 1}, self.best
-        score = record[self.criterion]
-        if score is not None and (counters["best_score"] is None or score < counters["best_score"]):
-            counters |= {"best_record": index, "best_score": score}
-            best = out.carry.players
-        # One assignment after the other, no call in between: an interruption leaves a consistent session.
-        self.state, self.best, self.counters, self.result = out.carry, best, counters, out.result
-        self.history.append(record)
-        if self.folder is not None:
-            self.folder.record(record)
-            if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
-                self._save()
-        return out
+        return Outcome(out.carry, record, record[self.criterion], out.carry.players)
+
+    def finish(self, throw: bool) -> Tuning:
+        session, history = self.session, self.session.history
+        state: TuningState = session.state
+        if session.failure and throw:
+            kept = "" if session.folder is None else f" The last good checkpoint is in {session.folder}."
+            raise NumericalError(f"Tuning failed: {session.failure}.{kept}")
+        if not session.failure:
+            session.report(_CHART, _lines(history))
+        if self.complaint is not None:
+            warnings.warn(f"In {sum(r['diverged'] for r in history)} outer steps: {self.complaint}", stacklevel=3)
+        if history and session.best_record is None:
+            warnings.warn(f"No record had a finite `criterion`, {self.criterion!r}: `best` is the start.", stacklevel=3)
+        result = RESULTS.nonfinite if session.failure else RESULTS.successful
+        num_steps, best = int(state.count), session.best_record
+        return Tuning(state.players, session.best, history, best, state, num_steps, result, session.failure)
+
+    def _failure(self, out: Rollout, xs: OuterSamples) -> str:
+        """What became inf or NaN: the failed step is taken again, to see what `rollout` keeps from its carry."""
+        sample = jax.tree.map(lambda x: x[int(out.num_steps)], xs)
+        wrong = _reasons(self.step, out.carry, sample)
+        count = int(out.carry.count)
+        if bool(wrong.inner):
+            reason = "the inner steps led to inf or NaN. Lower the learning rate of the weights"
+        elif bool(wrong.outer_loss):
+            reason = "the outer loss is inf or NaN. Look at it near the last players, or lower the learning rates"
+        else:
+            leaves = jax.tree_util.tree_leaves_with_path(wrong.players)
+            paths = [path for path, bad in leaves if bool(bad)]
+            which = "the weights'" if paths and paths[0][0].idx else "the hyperparameters'"
+            name = name_of(paths[0][1:]) if paths else ""
+            reason = f"{which} '{name}' became inf or NaN" if name else f"{which} update led to inf or NaN"
+            reason += ". Lower the outer learning rate, or look at the hypergradient there"
+        return f"after {count} successful outer steps {reason}"
 
     def _samples(self, key: PRNGKeyArray) -> OuterSamples:
         """The samples of `record_every` outer steps, stacked."""
@@ -323,10 +329,10 @@ class _Session:
             return None
         return self.step.method.diagnose(jax.tree.map(lambda x: x[wrong[-1]], out.info.hypergradient))[0]
 
-    def _save(self) -> None:
-        if self.folder is not None:
-            self.folder.save((self.state, self.best), self.counters)
-            self.saved_at = time.monotonic()
+
+@eqx.filter_jit
+def _reasons(step: OuterStep, state: TuningState, sample: OuterSamples) -> OuterFailure:
+    return step.attempt(state, sample)[2]
 
 
 def _summary(info) -> dict[str, Any]:
@@ -342,13 +348,7 @@ def _summary(info) -> dict[str, Any]:
         "diverged": hypergradient.solver.diverged | hypergradient.solver.singular,
         "indefinite": hypergradient.solver.indefinite,
     }
-    return {k: _number(jnp.mean(v)) for k, v in means.items()} | {k: int(jnp.sum(v)) for k, v in sums.items()}
-
-
-def _number(value: Any) -> float | None:
-    """JSON has no NaN."""
-    value = float(value)
-    return value if math.isfinite(value) else None
+    return {k: number(jnp.mean(v)) for k, v in means.items()} | {k: int(jnp.sum(v)) for k, v in sums.items()}
 
 
 def _note(record: dict[str, Any]) -> str:
@@ -357,3 +357,21 @@ def _note(record: dict[str, Any]) -> str:
         for name in ("outer_loss", "inner_loss")
         if record[name] is not None
     )
+
+
+def _lines(history: list[dict[str, Any]]) -> list[str]:
+    if not history:
+        return []
+    first, last = history[0], history[-1]
+    return [
+        f"{last['step']} outer steps in {sum(r['seconds'] for r in history):.0f} s. "
+        f"Outer loss {_text(first['outer_loss'])} at first, {_text(last['outer_loss'])} at last; norm of the inner "
+        f"gradient at last {_text(last['inner_gradient_norm'])}.",
+        "",
+        f"Steps with a divergent series: {sum(r['diverged'] for r in history)}; with negative curvature met: "
+        f"{sum(r['indefinite'] for r in history)}.",
+    ]
+
+
+def _text(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

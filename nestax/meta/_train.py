@@ -1,35 +1,47 @@
 """Meta-training: the truncated unrolls of many short optimizations, one meta-update each."""
 
 import dataclasses
-import hashlib
-import json
-import math
+import functools
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import PRNGKeyArray
 
 from .. import learned
 from .._problem import AbstractProblem
-from .._progress import progress_bar
-from .._run import RunFolder, describe
+from .._report import Chart
+from .._rollout import RESULTS, NumericalError, all_finite
+from .._run import Options, Outcome, Session, number
+from .._storage import name_of
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ..loggers import Callback
 from ..measures import AbstractScore, TrailingLoss
 from ._curriculum import InstanceCurriculum
 from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._objectives import AbstractMetaObjective
-from ._report import write_report
 from ._tasks import AbstractTasks, Fixed
 from ._trainer import Meta, Trainer
 
-_COUNTERS = ("epoch", "skipped", "best_loss", "best_epoch")
 _CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
+_HOPELESS = 10  # epochs without a single update after which training ends
+_MANY_SKIPPED = 0.1  # the share of skipped updates above which there is a warning
+_MOST = 2**31 - 1
+
+_CHART = Chart(
+    "training.png",
+    {"final_loss": "loss in the last truncation", "validation": "validation"},
+    "epoch",
+    "epoch",
+    "loss of the optimizee",
+)
 
 
 class Validation(eqx.Module):
@@ -69,19 +81,22 @@ class MetaTraining:
     - `last`: the optimizer after the last epoch.
     - `history`: one record per epoch, as in `metrics.jsonl`.
     - `num_skipped`: meta-updates left out because loss or meta-gradient was not finite.
+    - `result`: a `RESULTS`; `message`: what went wrong where it is not `successful`, with epoch, step and tensor.
     """
 
     optimizer: AbstractLearnedOptimizer
     last: AbstractLearnedOptimizer
     history: list[dict[str, Any]]
     num_skipped: int
+    result: Any
+    message: str
 
 
 def train(
     optimizer: AbstractLearnedOptimizer,
     tasks: AbstractProblem | AbstractTasks,
     *,
-    seed: int = 0,
+    key: PRNGKeyArray,
     schedule: Sequence[tuple[int, int]] = ((100, 100),),
     unroll: int = 20,
     num_tasks: int = 1,
@@ -93,9 +108,11 @@ def train(
     run: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
     progress: bool = False,
-    stop: Callable[[int], bool] | None = None,
+    callback: Callback | None = None,
+    throw: bool = True,
 ) -> MetaTraining:
     r"""Meta-trains a learned optimizer by truncated unrolls.
 
@@ -109,7 +126,7 @@ def train(
 
     - `optimizer`: where to start from.
     - `tasks`: a problem, or a distribution of problems.
-    - `seed`: fixes everything random. Same seed, same result, bit for bit, on the same machine and version.
+    - `key`: a PRNG key, fixes everything random. Same key, same result, bit for bit, on the same machine and version.
     - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
       was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going.
     - `unroll`: steps per truncation; divides every horizon. Default 20, as published.
@@ -121,20 +138,29 @@ def train(
     - `validation`: keep the best; `None` (default) keeps the last.
     - `curriculum`: which of the problems count in a meta-update, by their difficulty; `None` (default): all of them. It
       needs a meta-objective.
-    - `run`: a folder to write `config.json`, `metrics.jsonl` and checkpoints to; `resume=True` goes on from its last
-      checkpoint and ends with the same weights, bit for bit, as a run that was never interrupted.
+    - `run`: a new or empty folder for `config.json`, `metrics.jsonl`, checkpoints, and at the end the optimizer, a plot
+      and a report. `resume=True` goes on from its last checkpoint, if there is one, and ends with the same weights, bit
+      for bit, as a run that was never interrupted. All arguments above must be what they were, but `schedule` may be
+      longer. (A validation at the end of the shorter one then counts as one more.)
     - `checkpoint_seconds`: at most this long between checkpoints, which are written at the end of an epoch.
-    - `config`: JSON values to store beside the settings above; on resume they must be the same.
+    - `config`: JSON values to store beside the settings above; on resumption they must be the same.
+    - `labels`: from the name of an argument to a text that stands for it on resumption; needed for those that hold
+      something that cannot be compared, such as an open file.
     - `progress`: show a progress bar with the current losses.
-    - `stop`: called after each epoch with its number; training ends early, resumable, when it returns true.
+    - `callback`: called after each epoch with its record; training ends, resumable, when it returns true. A function,
+      one of `nestax.loggers`, or a list of them.
+    - `throw`: raise `NumericalError` where meta-parameters become inf or NaN, or every update of the first ten epochs
+      (or of all, if they are fewer) was skipped; otherwise `result` and `message` say so.
 
-    An update whose loss or meta-gradient is not finite is skipped and counted. Ctrl-C (`KeyboardInterrupt`) saves a
-    checkpoint of the last complete epoch before it is raised again.
+    An update whose loss or meta-gradient is not finite is skipped and counted; a warning tells of more than a tenth.
+    Ctrl-C (`KeyboardInterrupt`) saves a checkpoint of the last complete epoch before it is raised again, and so does a
+    failure.
 
     **Returns** a `MetaTraining`.
 
-    **Raises** `ValueError` for bad arguments or a folder that already holds a run; `CheckpointError` for a damaged
-    checkpoint or one of another run; `OSError` if the disk is full (the previous checkpoint survives).
+    **Raises** `ValueError` for bad arguments, or a folder that holds a run, other files, or is in use;
+    `CheckpointError` for a damaged checkpoint or one of another run; `OSError` if the disk is full (the previous
+    checkpoint survives); `NumericalError` as above.
 
     **Example**
 
@@ -142,7 +168,8 @@ def train(
     >>> import jax, nestax as nx
     >>> problem = nx.problems.Quadratic(jax.numpy.array([1.0, 10.0]))
     >>> optimizer = nx.learned.RNNprop(key=jax.random.key(0))
-    >>> trained = nx.meta.train(optimizer, problem, schedule=[(20, 5)], unroll=10).optimizer
+    >>> training = nx.meta.train(optimizer, problem, schedule=[(20, 5)], unroll=10, key=jax.random.key(1))
+    >>> trained = training.optimizer
 
     ```
     """
@@ -162,36 +189,41 @@ def train(
             f"A curriculum grades instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
             f"`Relative(SquaredGradientNorm())`, got {type(meta_loss).__name__}."
         )
-    schedule = _check_schedule(schedule, unroll)
+    stages = _check_schedule(schedule, unroll)
     if num_tasks < 1:
         raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
-    meta_optimizer = optax.adam(1e-3) if meta_optimizer is None else meta_optimizer
+    meta_optimizer = _adam() if meta_optimizer is None else meta_optimizer
     trainer = Trainer(optimizer, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum)
-    settings = {
-        "seed": seed,
-        "schedule": [list(stage) for stage in schedule],
-        "unroll": unroll,
-        "num_tasks": num_tasks,
-        "meta_loss": describe(meta_loss),
-        "estimator": describe(estimator),
-        "validation": None if validation is None else _describe(validation),
-        "curriculum": None if curriculum is None else describe(curriculum),
-        "optimizer": {"class": type(optimizer).__name__, **optimizer.config()},
-        **(config or {}),
-    }
-    session = _Session(trainer, schedule, validation, jax.random.key(seed), checkpoint_seconds)
-    if run is not None:
-        session.attach(RunFolder(Path(run), "meta-training run", _COUNTERS), settings, resume)
-    return session.train(progress, stop)
+    session = Session(
+        "meta-training",
+        index="epoch",
+        stages=stages,
+        arguments={
+            "optimizer": optimizer,
+            "tasks": tasks,
+            "key": key,
+            "unroll": unroll,
+            "num_tasks": num_tasks,
+            "meta_loss": meta_loss,
+            "estimator": estimator,
+            "meta_optimizer": meta_optimizer,
+            "validation": validation,
+            "curriculum": curriculum,
+        },
+        state=trainer.initial,
+        best=trainer.initial.weights,
+        options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
+    )
+    epochs = _Epochs(trainer, session, validation, key)
+    with session:
+        session.drive(epochs.advance, _note, epochs.hopeless)
+        return epochs.finish(throw)
 
 
-def _describe(validation: Validation) -> dict[str, Any]:
-    """Of the tasks, which may be many stacked problems, a fingerprint of their numbers."""
-    out = describe(dataclasses.replace(validation, tasks=None))
-    if validation.tasks is not None:
-        text = json.dumps(describe(validation.tasks), sort_keys=True)
-        out["tasks"] = f"{type(validation.tasks).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return out
+@functools.cache
+def _adam() -> optax.GradientTransformation:
+    """The default meta-optimizer: one object, since another would compile everything anew."""
+    return optax.adam(1e-3)
 
 
 def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:
@@ -205,110 +237,128 @@ def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[t
                 f"Every stage `(horizon, epochs)` needs a horizon that is a multiple of `unroll` ({unroll}) and at "
                 f"least one epoch, got ({horizon}, {epochs})."
             )
+        if horizon > _MOST:
+            raise ValueError(f"A horizon may be at most {_MOST:,} steps, got {horizon:,}.")
+    total = sum(epochs for _, epochs in schedule)
+    if total > _MOST:
+        raise ValueError(f"`schedule` may have at most {_MOST:,} epochs, got {total:,}.")
     return tuple((int(h), int(e)) for h, e in schedule)
 
 
-class _Session:
-    """One training from its first or its resumed epoch to its end."""
+class _Epochs:
+    """The epochs of one training, as records of a session."""
 
-    def __init__(self, trainer: Trainer, schedule, validation, key, checkpoint_seconds):
+    def __init__(self, trainer: Trainer, session: Session, validation: Validation | None, key: PRNGKeyArray):
         self.trainer = trainer
-        self.horizons = [horizon for horizon, epochs in schedule for _ in range(epochs)]
+        self.session = session
         self.validation = validation
         self.epoch_key, self.validation_key = jax.random.split(key)
-        self.checkpoint_seconds = checkpoint_seconds
-        self.folder: RunFolder | None = None
-        self.settings: dict[str, Any] = {}
-        self.history: list[dict[str, Any]] = []
-        self.meta = trainer.initial
-        self.best = trainer.initial.weights
-        self.counters: dict[str, Any] = dict(zip(_COUNTERS, (0, 0, None, None)))
-        self.saved_at = time.monotonic()
+        self.num_epochs = sum(epochs for _, epochs in session.stages)
         self.stride = 1  # truncations per compiled call
 
-    def attach(self, folder: RunFolder, settings: dict[str, Any], resume: bool) -> None:
-        self.folder, self.settings = folder, settings
-        if folder.start(settings, resume):
-            (self.meta, self.best), header = folder.load((self.meta, self.best))
-            self.counters = {name: header[name] for name in self.counters}
-            self.history = folder.read_metrics()
-
-    def train(self, progress: bool, stop: Callable[[int], bool] | None) -> MetaTraining:
-        total = sum(self.horizons)
-        done = sum(self.horizons[: self.counters["epoch"]])
-        try:
-            with progress_bar(total, "meta-training", progress) as report:
-                for epoch in range(self.counters["epoch"], len(self.horizons)):
-                    record = self._epoch(epoch)
-                    done += self.horizons[epoch]
-                    report(done, lambda record=record: _note(record))
-                    if stop is not None and stop(epoch):
-                        break
-        finally:  # also on Ctrl-C: everything up to the last complete epoch is kept
-            self._save()
-        last = self.trainer.optimizer(self.meta)
-        keep_best = self.counters["best_loss"] is not None
-        optimizer = self.trainer.optimizer(Meta(self.best, None)) if keep_best else last
-        if self.folder is not None and self.counters["epoch"] == len(self.horizons):
-            learned.save(self.folder.path / "optimizer.safetensors", optimizer)
-            write_report(self.folder.path, self.settings, self.history, self.counters["skipped"])
-        return MetaTraining(optimizer, last, self.history, self.counters["skipped"])
-
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def advance(self, meta: Meta, epoch: int) -> Outcome:
         started = time.monotonic()
-        key = jax.random.fold_in(self.epoch_key, epoch)
-        meta, horizon = self.meta, self.horizons[epoch]
+        key, horizon = jax.random.fold_in(self.epoch_key, epoch), self.session.length(epoch)
         carry, num, index = self.trainer.start(meta, key, epoch, horizon), horizon // self.trainer.unroll, 0
         while index < num:
             begun, stop = time.monotonic(), min(index + self.stride, num)
+            before = meta, carry
             meta, carry = jax.block_until_ready(self.trainer.advance(meta, carry, key, index, stop, horizon))
+            if not _is_finite(meta.weights):
+                return self._failed(*before, key, index, stop, epoch, horizon)
             if time.monotonic() - begun < _CALL_SECONDS / 2 and stop - index == self.stride:
                 self.stride *= 2
             index = stop
         report = carry[-1]
-        skipped = int(report.skipped)
         record = {
             "epoch": epoch,
             "horizon": horizon,
-            "meta_loss": _number(report.meta_loss / num),
-            "final_loss": _number(report.final_loss),
-            "skipped": skipped,
+            "meta_loss": number(report.meta_loss / num),
+            "final_loss": number(report.final_loss),
+            "skipped": int(report.skipped),
         }
-        counters = {**self.counters, "epoch": epoch + 1, "skipped": self.counters["skipped"] + skipped}
-        best = self.best
-        if self.validation is not None and (
-            (epoch + 1) % self.validation.every == 0 or epoch + 1 == len(self.horizons)
-        ):
-            score = self._score(meta, self.validation, horizon)
-            record["validation"] = _number(score)
-            if score < (math.inf if counters["best_loss"] is None else counters["best_loss"]):
-                counters |= {"best_loss": score, "best_epoch": epoch}
-                best = meta.weights
+        score = None
+        if self.validation is not None and ((epoch + 1) % self.validation.every == 0 or epoch + 1 == self.num_epochs):
+            score = record["validation"] = number(self._score(meta, self.validation, horizon))
         record["seconds"] = round(time.monotonic() - started, 4)
-        # One assignment after the other, no call in between: an interruption leaves a consistent session.
-        self.meta, self.best, self.counters = meta, best, counters
-        self.history.append(record)
-        if self.folder is not None:
-            self.folder.record(record)
-            if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
-                self._save()
-        return record
+        return Outcome(meta, record, score, meta.weights)
+
+    def _failed(self, meta: Meta, carry: Any, key, index: int, stop: int, epoch: int, horizon: int) -> Outcome:
+        """Takes the updates of one call again, one by one, to say which of them it was; the state is the one before."""
+        new = meta
+        while index < stop:
+            new, carry = self.trainer.advance(meta, carry, key, index, index + 1, horizon)
+            if not _is_finite(new.weights):
+                break
+            meta, index = new, index + 1
+        leaves = jax.tree_util.tree_leaves_with_path(new.weights)
+        name = next((name_of(path) for path, x in leaves if not bool(jnp.all(jnp.isfinite(x)))), "?")
+        unroll, stage = self.trainer.unroll, self.session.stage(epoch)
+        return Outcome(
+            meta,
+            None,
+            failure=f"the meta-optimizer made '{name}' inf or NaN in epoch {epoch} (stage {stage}, horizon {horizon}), "
+            f"by the update after steps {index * unroll} to {(index + 1) * unroll}, from a finite meta-gradient. Lower "
+            "its learning rate, or clip",
+        )
 
     def _score(self, meta: Meta, validation: Validation, horizon: int) -> float:
         keys = jax.random.split(self.validation_key, validation.num_runs)
         horizon = validation.horizon or horizon
         return self.trainer.validate(meta, validation.score, validation.tasks, keys, horizon)
 
-    def _save(self) -> None:
-        if self.folder is not None:
-            self.folder.save((self.meta, self.best), self.counters)
-            self.saved_at = time.monotonic()
+    def hopeless(self) -> bool:
+        """Whether nothing was learned in the first epochs."""
+        return self.session.num_records >= _HOPELESS and self._num_skipped() == self._num_updates()
+
+    def _num_skipped(self) -> int:
+        return sum(record["skipped"] for record in self.session.history)
+
+    def _num_updates(self) -> int:
+        return sum(record["horizon"] // self.trainer.unroll for record in self.session.history)
+
+    def finish(self, throw: bool) -> MetaTraining:
+        session, skipped, num = self.session, self._num_skipped(), self._num_updates()
+        message = session.failure
+        if not message and num and skipped == num and (session.is_complete or self.hopeless()):
+            message = (
+                f"all {num} meta-updates so far were skipped, since the loss of the problem or the meta-gradient was "
+                "not finite. Look at the problem's loss, or lower the output scale of the optimizer"
+            )
+        if message and throw:
+            kept = "" if session.folder is None else f" The last good checkpoint is in {session.folder}."
+            raise NumericalError(f"Meta-training failed: {message}.{kept}")
+        last = self.trainer.optimizer(session.state)
+        chosen = last if session.best_record is None else self.trainer.optimizer(Meta(session.best, None))
+        if session.is_complete and not message:
+            if session.folder is not None:
+                learned.save(session.folder / "optimizer.safetensors", chosen)
+            session.report(_CHART, self._lines(skipped))
+            self._warn(skipped, num)
+        result = RESULTS.nonfinite if message else RESULTS.successful
+        return MetaTraining(chosen, last, session.history, skipped, result, message)
+
+    def _warn(self, skipped: int, num: int) -> None:
+        if skipped > _MANY_SKIPPED * num:
+            warnings.warn(
+                f"{skipped} of {num} meta-updates ({skipped / num:.0%}) were skipped, since loss or meta-gradient was "
+                "not finite: the optimizer was trained on the others alone.",
+                stacklevel=4,
+            )
+        if self.validation is not None and self.session.best_record is None:
+            warnings.warn("No validation score was finite: the last optimizer is kept.", stacklevel=4)
+
+    def _lines(self, skipped: int) -> list[str]:
+        history, best = self.session.history, self.session.best_record
+        seconds = sum(record["seconds"] for record in history)
+        lines = [f"{len(history)} epochs in {seconds:.0f} s, {skipped} updates skipped."]
+        if best is not None:
+            score = history[best]["validation"]
+            lines.append(f"Best validation score {score:.4g}, after epoch {best}; that optimizer is kept.")
+        return lines
 
 
-def _number(value: Any) -> float | None:
-    """JSON has no NaN."""
-    value = float(value)
-    return value if math.isfinite(value) else None
+_is_finite = eqx.filter_jit(all_finite)
 
 
 def _note(record: dict[str, Any]) -> str:

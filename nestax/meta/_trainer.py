@@ -73,7 +73,7 @@ class Trainer:
         """The carry at the start of an epoch: what was chosen, players and states, and grades where they count."""
         keys = jax.random.split(key, self.num_tasks)
         chosen, players_and_state = self._start(meta.weights, *self._fixed, keys, jnp.asarray(horizon))
-        report = Report(jnp.zeros(()), jnp.zeros(()), jnp.array(0))
+        report = Report(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
         if self.curriculum is None:
             return chosen, players_and_state, None, report
         share = jnp.asarray(self.curriculum.share(epoch), float)

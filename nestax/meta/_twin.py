@@ -39,7 +39,7 @@ def twin_training(name: str = "twin") -> dict[str, Any]:
     >>> optimizer = nx.learned.twin_preset("twin", key=jax.random.key(0))
     >>> settings = nx.meta.twin_training("twin") | {"schedule": [(20, 1)], "num_tasks": 2, "validation": None}
     >>> tasks = nx.meta.RandomGameScale(nx.meta.Drawn(nx.problems.Seesaw.random, **nx.catalogue.SEESAW_RANGES[7]))
-    >>> optimizer = nx.meta.train(optimizer, tasks, **settings).optimizer
+    >>> optimizer = nx.meta.train(optimizer, tasks, **settings, key=jax.random.key(1)).optimizer
 
     ```
     """

@@ -67,7 +67,7 @@ def test_train_writes_a_run_and_says_where(trained):
     folder, summary = trained
     assert summary["epochs"] == 2
     assert nx.learned.load(summary["optimizer"]).config()["scale"] == pytest.approx(0.01)
-    assert json.loads((folder / "config.json").read_text())["command"]["problem"] == "quadratic"
+    assert json.loads((folder / "config.json").read_text())["config"]["command"]["problem"] == "quadratic"
 
 
 def test_train_resumes_from_the_folder_alone(trained):
@@ -172,5 +172,5 @@ def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
     assert child.returncode == 130
     assert f"nestax train --resume {folder}" in error.replace("\n", "")
     assert "Traceback" not in error
-    reached = json.loads((folder / "checkpoint.json").read_text())["epoch"]
+    reached = len((folder / "metrics.jsonl").read_text().splitlines())
     assert 1 <= reached < 4_000

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ class Noisy(nx.AbstractNested):
         return jnp.sum((weights - hyperparameters + noise) ** 2) + 0.1 * jnp.sum(weights**4)
 
 
-def settings():
+def settings() -> dict[str, Any]:
     return {
         "problem": Noisy(),
         "optimizer": nx.optimizers.adam(0.05),
@@ -38,12 +39,11 @@ def settings():
 
 
 def main(folder: str, pause: float) -> None:
-    def stop(record: int) -> bool:
-        print(record, flush=True)
+    def callback(record: dict) -> None:
+        print(record["record"], flush=True)
         time.sleep(pause)  # so that the kill finds it at work
-        return False
 
-    nx.hyper.tune(**settings(), run=folder, resume=True, checkpoint_seconds=0.0, stop=stop)
+    nx.hyper.tune(**settings(), run=folder, resume=True, checkpoint_seconds=0.0, callback=callback)
 
 
 if __name__ == "__main__":

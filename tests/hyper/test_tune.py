@@ -1,10 +1,9 @@
-"""Tuning: against a loop by hand, closed forms, and runs that were killed."""
+"""Tuning: against a loop by hand, closed forms, and runs that go on.
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+What every long run does with its folder is tested in `tests/core/test_run.py`, with runs that cost nothing."""
+
+import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import nestax as nx
 from nestax import hyper
 
 from ..helpers import assert_close, assert_identical
-from .killed import settings
+from .killed import Noisy, settings
 from .problems import ridge
 
 
@@ -159,72 +158,155 @@ def test_each_hypergradient_has_one_sample_and_fresh_batches_their_own():
 
 
 def test_a_failure_is_a_value_or_an_error():
-    with pytest.raises(nx.NumericalError, match="outer steps"):
-        tune(outer_optimizer=optax.sgd(1e300), num_outer_steps=4)
-    tuning = tune(outer_optimizer=optax.sgd(1e300), num_outer_steps=4, throw=False)
-    assert tuning.result != nx.RESULTS.successful
+    settings = {"outer_optimizer": optax.sgd(1e300), "num_outer_steps": 4}
+    with pytest.raises(nx.NumericalError, match=r"after \d successful outer steps"):
+        tune(**settings)
+    tuning = tune(**settings, throw=False)
+    assert tuning.result == nx.RESULTS.nonfinite
+    assert tuning.num_steps == len(tuning.history) < 4
+    assert f"after {tuning.num_steps} successful outer steps" in tuning.message
     assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tuning.players))
     with pytest.warns(UserWarning, match=r"In 3 outer steps: .*largest safe alpha is 1\.33"):
         tuning = tune(method=hyper.Implicit(hyper.Neumann(30, 3.0), residual=False), num_outer_steps=3)
     assert [r["diverged"] for r in tuning.history] == [1, 1, 1]
+    assert (tuning.result, tuning.message) == (nx.RESULTS.successful, "")
 
 
-def test_a_run_goes_on_bit_for_bit(tmp_path):
-    """Stopped by Ctrl-C after a record, then by the user's own rule, and resumed."""
-    whole = hyper.tune(**settings())
+class Breaks(nx.AbstractNested, nx.AbstractDeterministicProblem):
+    """Goes wrong where a hyperparameter, which grows by one in every outer step, reaches 3."""
+
+    what: jax.Array  # which of the three, an array: one compilation serves them all
+
+    def init(self, key):
+        return {"rate": jnp.asarray(0.0), "other": jnp.asarray(1.0)}, jnp.asarray(0.5)
+
+    def outer_loss(self, hyperparameters, weights, sample):
+        bad = (hyperparameters["rate"] >= 3) & (self.what == 0)
+        return -hyperparameters["rate"] + jax.lax.stop_gradient(jnp.where(bad, jnp.inf, 0.0) + 0 * weights)
+
+    def inner_loss(self, hyperparameters, weights, sample):
+        bad = (hyperparameters["rate"] >= 3) & (self.what == 1)
+        curvature = jnp.where(bad, 1e200, 1.0)  # each step multiplies the weights by -1e199
+        explode = (hyperparameters["rate"] >= 3) & (self.what == 2)
+        other = hyperparameters["other"]
+        root = jnp.sqrt(jnp.where(explode, 0.0 * other, 1.0 + 0.0 * other))  # finite, but its derivative need not be
+        return 0.5 * curvature * weights**2 + 1e-3 * weights * (other + root)
+
+
+@pytest.mark.parametrize("method", [hyper.Implicit(hyper.CG(2)), hyper.Implicit(hyper.Neumann(2, 0.1))])  # CG is silent
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        (0, "the outer loss is inf or NaN"),
+        (1, "the inner steps led to inf or NaN"),
+        (2, "the hyperparameters' 'other' became inf or NaN"),
+    ],
+)
+def test_what_went_wrong_is_said(what, match, method, tmp_path):
+    """Also where the weights stay finite, since failed inner steps leave the last finite ones."""
+    settings = {"optimizer": optax.sgd(0.1), "outer_optimizer": optax.sgd(1.0), "method": method}
+    settings |= {"num_outer_steps": 8, "num_inner_steps": 3, "record_every": 2, "run": tmp_path / "run"}
+    with pytest.raises(nx.NumericalError, match=rf"after 3 successful outer steps {match}.*last good checkpoint"):
+        tune(Breaks(jnp.array(what)), **settings)
+    tuning = tune(Breaks(jnp.array(what)), **settings, resume=True, throw=False)
+    assert tuning.result == nx.RESULTS.nonfinite
+    assert (len(tuning.history), tuning.num_steps) == (1, 3)
+    assert float(tuning.players[0]["rate"]) == 3.0
+    assert all(record["outer_loss"] is not None for record in tuning.history)
+
+
+def test_a_criterion_that_is_never_finite_is_told():
+    with pytest.warns(UserWarning, match="No record had a finite `criterion`, 'score'"):
+        tune(num_outer_steps=1, evaluate=lambda players: {"score": jnp.nan}, criterion="score")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody interrupts, and its folder."""
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    return hyper.tune(**settings(), run=folder), folder
+
+
+def same(a, b):
+    assert_identical((a.players, a.best, a.state), (b.players, b.best, b.state))
+    drop = [[{**record, "seconds": 0} for record in x.history] for x in (a, b)]
+    assert drop[0] == drop[1]
+
+
+def test_a_run_goes_on_bit_for_bit(whole, tmp_path):
+    """Stopped by Ctrl-C after a record, then by the user's own rule, and resumed, then with more steps."""
 
     def interrupt(record):
-        if record == 2:
+        if record["record"] == 2:
             raise KeyboardInterrupt
-        return False
 
+    half = {**settings(), "num_outer_steps": 10}
     with pytest.raises(KeyboardInterrupt):
-        hyper.tune(**settings(), run=tmp_path / "run", stop=interrupt)
-    part = hyper.tune(**settings(), run=tmp_path / "run", resume=True, stop=lambda record: record == 3)
+        hyper.tune(**half, run=tmp_path / "run", callback=interrupt)
+    part = hyper.tune(**half, run=tmp_path / "run", resume=True, callback=lambda record: record["record"] == 3)
     assert len(part.history) == 4
-    resumed = hyper.tune(**settings(), run=tmp_path / "run", resume=True)
-    assert len(resumed.history) == len(whole.history) == 6
-    assert_identical(resumed.players, whole.players)
-    assert_identical(resumed.state, whole.state)
-    assert_identical(resumed.best, whole.best)
-    for name in ("tuning.png", "report.md", "config.json", "metrics.jsonl"):
-        assert (tmp_path / "run" / name).exists()
-    with pytest.raises(ValueError, match="resume=True"):
-        hyper.tune(**settings(), run=tmp_path / "run")
-    with pytest.raises(ValueError, match="field 'num_inner_steps'"):
-        hyper.tune(**{**settings(), "num_inner_steps": 4}, run=tmp_path / "run", resume=True)
-    path = tmp_path / "run" / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
-        hyper.tune(**settings(), run=tmp_path / "run", resume=True)
+    assert len(hyper.tune(**half, run=tmp_path / "run", resume=True).history) == 5
+    same(hyper.tune(**settings(), run=tmp_path / "run", resume=True), whole[0])
+    files = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "tuning.png", "report.md"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == files
 
 
-def run_child(folder, pause):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
-    environment |= {
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    command = [sys.executable, str(Path(__file__).parent / "killed.py"), str(folder), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+class Shifted(Noisy):
+    """The same in name and fields, but for what it computes."""
+
+    def outer_loss(self, hyperparameters, weights, sample):
+        return super().outer_loss(hyperparameters, weights + 1, sample)
 
 
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bytes(tmp_path):
-    """A real SIGKILL, then to the end; against a run that nobody touched."""
-    with run_child(tmp_path / "whole", 0.0) as child:
-        assert child.wait(timeout=300) == 0
-    with run_child(tmp_path / "killed", 0.2) as child:
-        assert child.stdout is not None
-        for _ in range(3):
-            child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
-        child.wait(timeout=60)
-    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) < 6
-    with run_child(tmp_path / "killed", 0.0) as child:
-        assert child.wait(timeout=300) == 0
-    whole, killed = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "killed"))
-    assert whole == killed
+START = (jnp.ones(3), jnp.ones(3))
+
+# What another value of an argument would change, by argument; each must be noticed.
+CHANGED: dict[str, Any] = {
+    "problem": [Shifted()],
+    "optimizer": [nx.optimizers.adam(0.5), optax.sgd(0.05), nx.optimizers.adam(0.05, b1=0.5)],
+    "outer_optimizer": [optax.rmsprop(0.5), optax.adam(0.05)],
+    "num_inner_steps": [4],
+    "key": [jax.random.key(6)],
+    "method": [hyper.Implicit(hyper.CG(3, warm_start=True)), hyper.Implicit(hyper.CG(2, warm_start=True), damping=0.1)],
+    "players": [START],
+    "state": [...],
+    "tolerance": [hyper.ExponentialTolerance(1.0, 0.5)],
+    "max_rounds": [7],
+    "record_every": [1],
+    "evaluate": [lambda players: {"first": players[0][0]}],
+    "criterion": ["inner_loss"],
+    "patience": [100],
+    "config": [{"note": 1}],
+    "labels": [{"problem": "mine"}],
+}
+HARMLESS = {
+    "num_outer_steps": "fewer are refused, more go on: tested above",
+    "run": "where it is kept",
+    "resume": "how it starts",
+    "checkpoint_seconds": "when it is kept",
+    "progress": "what is shown",
+    "callback": "who looks on",
+    "throw": "how a failure is told",
+}
+
+
+def test_every_argument_is_compared_or_known_to_be_harmless():
+    assert set(CHANGED) | set(HARMLESS) == set(inspect.signature(hyper.tune).parameters)
+
+
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name, values in CHANGED.items() for i in range(len(values))])
+def test_another_argument_is_refused_by_name(name, index, whole):
+    result, folder = whole
+    value = result.state if name == "state" else CHANGED[name][index]
+    shown = {"config": "note", "labels": "problem"}.get(name, name)
+    with pytest.raises(nx.learned.CheckpointError, match=rf"this run cannot go on, since `{shown}`"):
+        hyper.tune(**{**settings(), name: value}, run=folder, resume=True)
+    with pytest.raises(nx.learned.CheckpointError, match="no continuation"):
+        hyper.tune(**{**settings(), "num_outer_steps": 10}, run=folder, resume=True)
+
+
+def test_equal_arguments_made_anew_are_accepted(whole):
+    same(hyper.tune(**settings(), run=whole[1], resume=True), whole[0])
 
 
 def test_another_learning_rate_does_not_trace_again():

@@ -1,8 +1,11 @@
 """Learned optimizers on disk: what is saved is what is loaded, and anything else is refused by file and field."""
 
 import json
+import os
+import random
 import resource
 import signal
+import stat
 import struct
 
 import equinox as eqx
@@ -12,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import nestax as nx
-from nestax._storage import load_tree, read_header, read_json, save_tree, write_atomically
+from nestax._storage import StoredTree, load_tree, read_json, save_tree, write_atomically
 
 OPTIMIZERS = [*nx.learned.PRESETS]
 
@@ -30,6 +33,7 @@ def test_weights_keep_their_dtype(key, tmp_path):
     optimizer = jax.tree.map(lambda x: x.astype(jnp.float32), nx.learned.RNNprop(key=key))
     nx.learned.save(tmp_path / "x.safetensors", optimizer)
     loaded = nx.learned.load(tmp_path / "x.safetensors")
+    assert isinstance(loaded, nx.learned.RNNprop)
     assert loaded.network.readout_weight.dtype == jnp.float32
 
 
@@ -38,7 +42,7 @@ def test_the_file_is_plain(key, tmp_path):
     nx.learned.save(tmp_path / "x.safetensors", nx.learned.L2ODM(key=key))
     arrays = safetensors.numpy.load_file(tmp_path / "x.safetensors")
     assert arrays["network.cells.0.weight"].shape == (80, 22)
-    header = read_header(tmp_path / "x.safetensors")
+    header = StoredTree(tmp_path / "x.safetensors").header
     assert header["class"] == "L2ODM"
     assert header["config"]["p"] == 10.0
     assert header["version"] == nx.__version__
@@ -84,9 +88,11 @@ def test_foreign_safetensors(saved):
 
 
 def rewrite(path, change):
-    arrays, header = safetensors.numpy.load_file(path), read_header(path)
+    """A file in perfect order, checksum included, but for what was changed."""
+    stored = StoredTree(path)
+    arrays, header = dict(stored.arrays), stored.header
     change(arrays, header)
-    safetensors.numpy.save_file(arrays, path, metadata={"nestax": json.dumps(header)})
+    save_tree(path, {name: jnp.asarray(value) for name, value in arrays.items()}, header)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +102,19 @@ def rewrite(path, change):
         (lambda a, h: h.update({"class": "Adam"}), "field 'class'"),
         (lambda a, h: h["config"].update({"flavour": 1}), "field 'config'"),
         (lambda a, h: h["config"].update({"hidden_sizes": [20]}), "unexpected"),
+        (lambda a, h: h["config"].update({"hidden_sizes": [10**9, 20]}), r"expected float64\[4000000000"),
+        (lambda a, h: h["config"].update({"hidden_sizes": [-1, 20]}), "field 'config'"),
+        (lambda a, h: h["config"].update({"hidden_sizes": "20"}), "field 'config'"),
+        (lambda a, h: h["config"].update({"scale": "x"}), "field 'config'"),
+        (lambda a, h: h["config"].update({"scale": None}), "field 'config'"),
+        (lambda a, h: h["config"].update({"scale": float("nan")}), "field 'config'"),
+        (lambda a, h: h["config"].update({"scale": [0.1, 0.2]}), "field 'config'"),
+        (lambda a, h: h["config"].update({"second_derivatives": 3}), "field 'config'"),
+        (lambda a, h: h.pop("config"), "field 'config'"),
+        (lambda a, h: h.update({"config": 3}), "field 'config'"),
+        (lambda a, h: h.update({"class": [1]}), r"field 'class' is \[1\]"),
+        (lambda a, h: h.update({"dtype": "float12"}), "field 'config'"),
+        (lambda a, h: h.pop("kind"), "field 'kind' is None"),
         (lambda a, h: a.pop("network.cells.0.weight"), "'network.cells.0.weight' is missing"),
         (lambda a, h: a.update({"network.readout_weight": a["network.readout_weight"][:3]}), "expected float64"),
     ],
@@ -103,6 +122,132 @@ def rewrite(path, change):
 def test_foreign_contents(saved, change, match):
     rewrite(saved, change)
     refused(saved, match)
+
+
+def with_metadata(path, metadata):
+    """The file with other metadata, which `safetensors` itself might not write."""
+    blob = path.read_bytes()
+    size = struct.unpack("<Q", blob[:8])[0]
+    table = json.loads(blob[8 : 8 + size]) | {"__metadata__": metadata}
+    text = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + blob[8 + size :])
+
+
+@pytest.mark.parametrize("metadata", [None, [], {}, 3, {"nestax": "{not json"}, {"nestax": "[1]"}, {"nestax": "3"}])
+def test_metadata_that_is_none_of_ours(saved, metadata):
+    with_metadata(saved, metadata)
+    refused(saved, "safetensors")
+
+
+@pytest.mark.parametrize("path", [None, 3, "a\0b", "x" * 5_000, "/", ""])
+def test_paths_that_are_no_files(path, unchecked):
+    with pytest.raises(nx.learned.CheckpointError):
+        nx.learned.load(path)
+
+
+def test_an_old_file_without_a_checksum_loads_with_a_warning(saved, key):
+    header = StoredTree(saved).header
+    with_metadata(saved, {"nestax": json.dumps(header)})
+    with pytest.warns(UserWarning, match="has no checksum"):
+        loaded = nx.learned.load(saved)
+    assert eqx.tree_equal(loaded, nx.learned.RNNprop(key=key))
+
+
+class Mine(nx.learned.AbstractLearnedOptimizer):
+    """A rule of a user, with one meta-parameter."""
+
+    rate: jax.Array
+    name: str = eqx.field(static=True)
+
+    def __init__(self, name, *, key):
+        self.rate = jax.random.uniform(key)
+        self.name = name
+
+    def meta_parameters(self):
+        return eqx.tree_at(lambda o: o.rate, jax.tree.map(lambda _: False, self), True)
+
+    def config(self):
+        return {"name": self.name}
+
+    def init(self, problem, players, key):
+        return None
+
+    def step(self, problem, players, state, samples):
+        raise NotImplementedError
+
+
+def test_a_class_of_the_user(key, tmp_path):
+    optimizer = Mine("first", key=key)
+    nx.learned.save(tmp_path / "x.safetensors", optimizer)
+    refused(tmp_path / "x.safetensors", r"'Mine', but known are .*`load\(path, classes=\[Mine\]\)`")
+    loaded = nx.learned.load(tmp_path / "x.safetensors", classes=[Mine])
+    assert eqx.tree_equal(loaded, optimizer)
+
+
+def test_modes_and_links_are_those_of_an_ordinary_write(tmp_path, key):
+    optimizer = nx.learned.RNNprop(key=key)
+    before = os.umask(0o027)
+    try:
+        nx.learned.save(tmp_path / "x.safetensors", optimizer)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o640
+    (tmp_path / "x.safetensors").chmod(0o604)
+    (tmp_path / "link.safetensors").symlink_to("x.safetensors")
+    nx.learned.save(tmp_path / "link.safetensors", nx.learned.RNNprop(key=jax.random.key(1)))
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o604
+    assert not eqx.tree_equal(nx.learned.load(tmp_path / "x.safetensors"), optimizer)
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        nx.learned.save(tmp_path / "a", optimizer)
+    with pytest.raises(nx.learned.CheckpointError):
+        nx.learned.load(tmp_path / "a")
+
+
+def mutations(blob, num, seed):
+    """Damaged copies of a file: flipped bits, other bytes, truncations, header bytes, moved and doubled pieces."""
+    draw, header = random.Random(seed), 8 + struct.unpack("<Q", blob[:8])[0]
+    for i in range(num):
+        out = bytearray(blob)
+        match i % 5:
+            case 0:
+                out[draw.randrange(len(out))] ^= 1 << draw.randrange(8)
+            case 1:
+                out[draw.randrange(len(out))] = draw.randrange(256)
+            case 2:
+                out = out[: draw.randrange(len(out))]
+            case 3:
+                out[draw.randrange(header)] = draw.choice(b'0123456789"{}[]:,. -eEntf\x00\xff')
+            case 4:
+                a, b, size = (draw.randrange(len(out)) for _ in range(3))
+                out[a : a + size % 64] = out[b : b + size % 64]
+        yield bytes(out)
+
+
+def check_damaged(path, num, seed):
+    """Every damaged file is refused, or holds what it held: same arrays, same header. Returns how many were refused."""
+    blob, before = path.read_bytes(), StoredTree(path)
+    refusals = 0
+    for damaged in mutations(blob, num, seed):
+        path.write_bytes(damaged)
+        try:
+            after = StoredTree(path)
+        except nx.learned.CheckpointError:
+            refusals += 1
+            continue
+        assert after.header == before.header
+        assert after.arrays.keys() == before.arrays.keys()
+        assert all(x.tobytes() == before.arrays[name].tobytes() for name, x in after.arrays.items())
+        assert all(x.dtype == before.arrays[name].dtype for name, x in after.arrays.items())
+    path.write_bytes(blob)
+    return refusals
+
+
+@pytest.mark.parametrize("num", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damage_is_refused_or_harmless(num, saved):
+    assert check_damaged(saved, num, seed=num) > 0.95 * num
 
 
 def test_prng_keys_and_integers_round_trip(tmp_path):

@@ -13,21 +13,21 @@ def main(folder: str, pause: float) -> None:
     problem = nx.problems.random_quadratic(jax.random.key(1), dim=4, condition_number=10.0)
     optimizer = nx.learned.RNNprop(hidden_sizes=(4,), projection_size=3, key=jax.random.key(0))
 
-    def stop(epoch: int) -> bool:
-        print(epoch, flush=True)
+    def callback(record: dict) -> None:
+        print(record["epoch"], flush=True)
         time.sleep(pause)  # so that the kill finds it at work
-        return False
 
     nx.meta.train(
         optimizer,
         problem,
+        key=jax.random.key(0),
         schedule=[(10, 6), (20, 6)],
         unroll=5,
         validation=nx.meta.Validation(every=2, num_runs=2, score=nx.measures.TrailingLoss(3)),
         run=folder,
         resume=True,
         checkpoint_seconds=0.0,
-        stop=stop,
+        callback=callback,
     )
 
 

@@ -213,7 +213,9 @@ def test_a_curriculum_trains_on_the_easiest_instances(ranked, key):
     tasks = meta.Instances.draw(meta.Drawn(nx.problems.Seesaw.random, a=(0.0, 5.0)), 4, key)
     settings = SMALL | {"schedule": [(2, 1)], "meta_optimizer": optax.sgd(1e-3)}
     curricula = [meta.InstanceCurriculum(start=start, ranked=ranked) for start in (0.3, 1.0)]
-    one, everything = (meta.train(optimizer, tasks, curriculum=c, **settings).last for c in curricula)
+    one, everything = (
+        meta.train(optimizer, tasks, curriculum=c, **settings, key=jax.random.key(0)).last for c in curricula
+    )
 
     @eqx.filter_jit
     def unroll(i, k):
@@ -242,7 +244,7 @@ def test_validation_by_a_score_and_on_other_problems(key):
     validation = meta.Validation(
         every=1, horizon=8, num_runs=2, score=measures.TailDistance(part=0.5, order=2, log=False), tasks=saddle
     )
-    out = meta.train(optimizer, PROBLEM, **SMALL, validation=validation)
+    out = meta.train(optimizer, PROBLEM, **SMALL, validation=validation, key=jax.random.key(0))
     keys = jax.random.split(jax.random.split(jax.random.key(0))[1], 2)
     means = []
     for k in keys:
@@ -261,7 +263,7 @@ def test_the_default_recipe_learns(key):
     """A few updates of the default recipe on one easy game lower its meta-loss by more than a tenth."""
     optimizer = nx.learned.TwinLSTM((4,), key=key)
     settings = meta.twin_training("twin") | {"schedule": [(10, 15)], "unroll": 10, "num_tasks": 4, "validation": None}
-    history = meta.train(optimizer, meta.Drawn(nx.problems.Seesaw.random), **settings).history
+    history = meta.train(optimizer, meta.Drawn(nx.problems.Seesaw.random), **settings, key=jax.random.key(0)).history
     assert history[-1]["meta_loss"] < 0.9 * history[0]["meta_loss"]
 
 
@@ -270,9 +272,13 @@ def test_runs_resume_bit_for_bit_with_a_curriculum(key, tmp_path):
     tasks = meta.Instances.draw(meta.Drawn(nx.problems.Seesaw.random), 2, key)
     validation = meta.Validation(every=1, horizon=4, num_runs=2, score=measures.SuccessRate(), tasks=tasks)
     settings = SMALL | {"schedule": [(4, 2)], "curriculum": meta.InstanceCurriculum(0.5), "validation": validation}
-    settings |= {"num_tasks": 2, "meta_optimizer": ADAM}  # one object, so that the runs share their compilations
+    settings |= {
+        "num_tasks": 2,
+        "meta_optimizer": ADAM,
+        "key": jax.random.key(0),
+    }  # one object, so that the runs share their compilations
     whole = meta.train(optimizer, tasks, **settings)
-    meta.train(optimizer, tasks, **settings, run=tmp_path, stop=lambda epoch: epoch == 0)
+    meta.train(optimizer, tasks, **settings, run=tmp_path, callback=lambda record: record["epoch"] == 0)
     resumed = meta.train(optimizer, tasks, **settings, run=tmp_path, resume=True)
     assert eqx.tree_equal(whole.last, resumed.last)
     assert eqx.tree_equal(whole.optimizer, resumed.optimizer)
@@ -307,7 +313,7 @@ def test_errors(key, unchecked):
     with pytest.raises(ValueError, match="does not know the distance"):
         measures.SquaredDistance()(problem, problem.init(key), None)
     with pytest.raises(ValueError, match="must be a meta-objective"):
-        meta.train(twin, PROBLEM, curriculum=meta.InstanceCurriculum())
+        meta.train(twin, PROBLEM, curriculum=meta.InstanceCurriculum(), key=key)
     with pytest.raises(ValueError, match="'update' or 'epoch'"):
         meta.InstanceCurriculum(ranked="step")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="must be an odd number"):

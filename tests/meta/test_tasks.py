@@ -51,7 +51,7 @@ def test_tasks_differ_by_key_and_train(key):
     a, b = tasks(jax.random.key(0)), tasks(jax.random.key(1))
     assert not np.allclose(a.target, b.target)
     trained = meta.train(
-        nx.learned.RNNprop(hidden_sizes=(4,), key=key), tasks, schedule=[(10, 2)], unroll=5, num_tasks=3
+        nx.learned.RNNprop(hidden_sizes=(4,), key=key), tasks, schedule=[(10, 2)], unroll=5, num_tasks=3, key=key
     )
     assert len(trained.history) == 2
     assert trained.num_skipped == 0

@@ -1,13 +1,10 @@
-"""Meta-training: it learns, it survives, it repeats itself, and it refuses what it cannot do."""
+"""Meta-training: it learns, it repeats itself, it goes on, and it refuses what it cannot do.
 
+What every long run does with its folder is tested in `tests/core/test_run.py`, with runs that cost nothing."""
+
+import inspect
 import json
-import os
-import random
-import resource
-import signal
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,95 +14,110 @@ import optax
 import pytest
 
 import nestax as nx
-from nestax import meta
+from nestax import measures, meta
+from nestax.learned import CheckpointError
 
-PROBLEM = nx.problems.random_quadratic(jax.random.key(1), dim=4, condition_number=10.0)
+PROBLEM = nx.problems.Quadratic(jnp.array([1.0, 10.0]))
+ADAM = optax.adam(1e-3)  # one object, so that all share their compilations
+KEY = jax.random.key(0)
+SCHEDULE = [(10, 3), (20, 2)]
+VALIDATION = meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(2))
 
 
-def small(key=None, **kwargs):
-    key = jax.random.key(0) if key is None else key
-    return nx.learned.RNNprop(hidden_sizes=(4,), projection_size=3, key=key, **kwargs)
+def small(seed=0, **kwargs):
+    return nx.learned.RNNprop(hidden_sizes=(2,), projection_size=2, key=jax.random.key(seed), **kwargs)
 
 
-def train(optimizer=None, problem: nx.AbstractProblem = PROBLEM, **kwargs):
-    settings = {"schedule": [(10, 4)], "unroll": 5} | kwargs
-    return meta.train(small() if optimizer is None else optimizer, problem, **settings)
+SMALL = small()
+
+
+def train(optimizer: nx.learned.AbstractLearnedOptimizer = SMALL, tasks: Any = PROBLEM, **kwargs: Any) -> Any:
+    settings = {"key": KEY, "schedule": SCHEDULE, "unroll": 5, "meta_optimizer": ADAM, "validation": VALIDATION}
+    return meta.train(optimizer, tasks, **(settings | kwargs))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody interrupts, and its folder."""
+    folder = tmp_path_factory.mktemp("train") / "run"
+    return train(run=folder, config={"problem": "quadratic"}), folder
 
 
 def weights(optimizer):
     return eqx.filter(optimizer, optimizer.meta_parameters())
 
 
-def test_training_makes_the_optimizer_better(key):
+def without_seconds(history):
+    return [{**record, "seconds": 0} for record in history]
+
+
+def same(a, b):
+    assert eqx.tree_equal((a.optimizer, a.last), (b.optimizer, b.last))
+    assert without_seconds(a.history) == without_seconds(b.history)
+
+
+def test_training_makes_the_optimizer_better():
     """On fresh initial points, by a factor: an untrained network hardly moves."""
-    optimizer = nx.learned.RNNprop(key=key)
-    trained = train(optimizer, schedule=[(40, 60)], unroll=20, meta_optimizer=optax.adam(3e-3)).optimizer
+    optimizer = nx.learned.RNNprop(hidden_sizes=(4,), projection_size=4, key=jax.random.key(0))
+    trained = train(optimizer, schedule=[(40, 60)], unroll=20, meta_optimizer=optax.adam(1e-2), validation=None)
 
     def final_loss(optimizer):
         keys = jax.random.split(jax.random.key(123), 10)
         return float(jax.vmap(lambda k: nx.solve(PROBLEM, optimizer, num_steps=40, key=k).losses[-1, 0])(keys).mean())
 
-    assert final_loss(trained) < 0.2 * final_loss(optimizer)
+    assert final_loss(trained.optimizer) < 0.2 * final_loss(optimizer)
 
 
-def test_hyperparameters_are_left_alone():
-    optimizer = small()
-    trained = train(optimizer).optimizer
-    assert eqx.tree_equal((trained.scale, trained.b1, trained.b2), (optimizer.scale, optimizer.b1, optimizer.b2))
-    assert not eqx.tree_equal(trained.network, optimizer.network)
+def test_hyperparameters_are_left_alone(whole):
+    trained = whole[0].last
+    assert eqx.tree_equal((trained.scale, trained.b1, trained.b2), (SMALL.scale, SMALL.b1, SMALL.b2))
+    assert not eqx.tree_equal(trained.network, SMALL.network)
 
 
-def test_same_seed_same_result_and_other_seed_another():
-    a, b, c = (train(seed=s).optimizer for s in (0, 0, 1))
-    assert eqx.tree_equal(a, b)
-    assert not eqx.tree_equal(a, c)
+def test_same_key_same_result_and_other_key_another(whole):
+    same(train(), whole[0])
+    assert not eqx.tree_equal(train(key=jax.random.key(1)).last, whole[0].last)
 
 
-def test_one_meta_update_is_adam_on_the_meta_gradient():
-    """Independent: a single truncation by hand."""
-    optimizer = small()
-    trained = train(optimizer, schedule=[(5, 1)], meta_optimizer=optax.sgd(1.0), estimator=meta.TruncatedBackprop())
-    moved = jax.tree.map(lambda a, b: a - b, weights(optimizer), weights(trained.optimizer))
-    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved)) > 0
-    exact = train(optimizer, schedule=[(5, 1)], meta_optimizer=optax.sgd(1.0), estimator=meta.CoordinateSum())
-    for a, b in zip(jax.tree.leaves(weights(trained.optimizer)), jax.tree.leaves(weights(exact.optimizer))):
-        np.testing.assert_allclose(a, b, rtol=1e-10)
-
-
-def test_one_compilation_serves_all_horizons_and_learning_rates():
+def test_the_default_meta_optimizer_is_one_object(monkeypatch):
+    """Two calls share their compilation."""
     traces = []
 
     class Counting(nx.AbstractDeterministicProblem):
         def init(self, key):
-            return (jnp.ones(3),)
+            return (jnp.ones(2),)
 
         def losses(self, players, sample):
             traces.append(1)
             return (jnp.sum(players[0] ** 2),)
 
-    train(problem=Counting(), schedule=[(5, 1)])
+    arguments: dict[str, Any] = {"schedule": [(5, 1)], "meta_optimizer": None, "validation": None}
+    train(tasks=Counting(), **arguments)
     once = len(traces)
     assert once > 0
-    traces.clear()
-    train(problem=Counting(), schedule=[(5, 2), (10, 2), (25, 1)])
-    assert len(traces) <= once
+    train(tasks=Counting(), **{**arguments, "schedule": [(5, 2), (10, 2), (25, 1)]})  # of whatever horizon
+    assert len(traces) == once
+
+
+def test_one_meta_update_is_adam_on_the_meta_gradient():
+    """Two estimators that must agree, by one step of plain descent."""
+    settings = {"schedule": [(5, 1)], "meta_optimizer": optax.sgd(1.0), "validation": None}
+    estimators = meta.TruncatedBackprop(), meta.CoordinateSum()
+    first, second = (weights(train(estimator=e, **settings).optimizer) for e in estimators)
+    moved = jax.tree.map(lambda a, b: a - b, weights(SMALL), first)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved)) > 0
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second)):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
 def test_validation_keeps_the_best(tmp_path):
-    """A meta-optimizer with an absurd step ruins the optimizer; the best of the validations is returned."""
-    result = train(
-        schedule=[(10, 6)],
-        meta_optimizer=optax.chain(
-            optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 4, 1.0, 1e5))
-        ),
-        validation=meta.Validation(every=1, num_runs=3, score=nx.measures.TrailingLoss(2)),
-        run=tmp_path / "run",
-    )
-    scores = [r["validation"] for r in result.history]
+    """A meta-optimizer that suddenly climbs ruins the optimizer; the best of the validations is returned."""
+    absurd = optax.chain(optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 4, 1.0, -1e5)))
+    validation = meta.Validation(every=1, num_runs=3, score=measures.TrailingLoss(2))
+    result = train(schedule=[(10, 6)], meta_optimizer=absurd, validation=validation, run=tmp_path / "run")
+    scores = [record["validation"] for record in result.history]
     best = min(range(6), key=lambda i: np.inf if scores[i] is None else scores[i])
     assert best < 5
-    header = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
-    assert header["best_epoch"] == best
     assert not eqx.tree_equal(result.optimizer, result.last)
     assert eqx.tree_equal(nx.learned.load(tmp_path / "run" / "optimizer.safetensors"), result.optimizer)
     # the score is what anybody computes with the same keys: the returned optimizer beats the last one
@@ -117,140 +129,150 @@ def test_validation_keeps_the_best(tmp_path):
     assert float(losses[0].mean()) < float(losses[1].mean())
 
 
-def test_a_non_finite_meta_gradient_is_skipped_and_counted():
-    class Broken(nx.AbstractDeterministicProblem):
-        def init(self, key):
-            return (jnp.ones(3),)
-
-        def losses(self, players, sample):
-            return (jnp.sum(players[0]) * jnp.nan,)
-
-    optimizer = small()
-    result = train(optimizer, Broken())
-    assert result.num_skipped == 8
-    assert result.history[0]["meta_loss"] is None
-    assert eqx.tree_equal(result.optimizer, optimizer)
+def test_the_run_folder_holds_everything(whole):
+    result, folder = whole
+    files = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "optimizer.safetensors", "report.md"}
+    assert {path.name for path in folder.iterdir()} == files | {"training.png"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["versions"]["nestax"] == nx.__version__
+    assert (config["stages"], config["arguments"]["unroll"]) == ([[10, 3], [20, 2]], 5)
+    assert config["config"] == {"problem": "quadratic"}
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
+    assert eqx.tree_equal(nx.learned.load(folder / "optimizer.safetensors"), result.optimizer)
+    assert "5 epochs" in (folder / "report.md").read_text()
 
 
-def test_the_run_folder_holds_everything(tmp_path):
-    result = train(run=tmp_path / "run", config={"problem": "quadratic"})
-    names = {p.name for p in (tmp_path / "run").iterdir()}
-    checkpoint = {"checkpoint.safetensors", "checkpoint.json"}
-    assert names == checkpoint | {"config.json", "metrics.jsonl", "optimizer.safetensors", "report.md", "training.png"}
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["version"] == nx.__version__
-    assert (config["seed"], config["schedule"], config["unroll"], config["problem"]) == (0, [[10, 4]], 5, "quadratic")
-    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == result.history
+@pytest.mark.parametrize("last", [0, 2, 4])
+def test_stopping_and_resuming_is_bit_identical(last, whole, tmp_path):
+    part = train(run=tmp_path / "run", callback=lambda record: record["epoch"] == last)
+    assert len(part.history) == last + 1
+    same(train(run=tmp_path / "run", resume=True), whole[0])
 
 
-@pytest.mark.parametrize("stops_after", [0, 2, 5, 7])
-def test_stopping_and_resuming_is_bit_identical(stops_after, tmp_path):
-    settings = {
-        "schedule": [(10, 5), (20, 3)],
-        "validation": meta.Validation(every=3, num_runs=2, score=nx.measures.TrailingLoss(2)),
-    }
-    whole = train(**settings, run=tmp_path / "whole")
-    part = train(**settings, run=tmp_path / "parts", stop=lambda epoch: epoch == stops_after)
-    assert len(part.history) == stops_after + 1
-    resumed = train(**settings, run=tmp_path / "parts", resume=True)
-    assert eqx.tree_equal(resumed.optimizer, whole.optimizer)
-    assert eqx.tree_equal(resumed.last, whole.last)
-    for a, b in zip(resumed.history, whole.history, strict=True):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
+def test_a_longer_schedule_goes_on(whole, tmp_path):
+    short = train(run=tmp_path / "run", schedule=[(10, 2)])
+    assert short.history[-1]["epoch"] == 1
+    same(train(run=tmp_path / "run", resume=True), whole[0])
+    with pytest.raises(CheckpointError, match="no continuation"):
+        train(run=tmp_path / "run", resume=True, schedule=[(10, 9)])
 
 
-def run_child(folder, pause):
-    # All children share what they compile: they differ in when they die, not in what they run.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
-    environment |= {
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    command = [sys.executable, str(Path(__file__).parent / "killed.py"), str(folder), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def test_a_killed_training_resumes_bit_identically(tmp_path):
-    """A real SIGKILL at a random instant, twice, then to the end; against a run that nobody touched."""
-    with run_child(tmp_path / "whole", 0.0) as child:
-        assert child.wait(timeout=300) == 0
-    for _ in range(2):
-        with run_child(tmp_path / "killed", 0.02) as child:
-            assert child.stdout is not None
-            for _ in range(random.randint(1, 4)):
-                child.stdout.readline()
-            child.send_signal(signal.SIGKILL)
-            child.wait(timeout=60)
-    with run_child(tmp_path / "killed", 0.0) as child:
-        assert child.wait(timeout=300) == 0
-    for name in ("optimizer.safetensors", "checkpoint.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_ctrl_c_leaves_a_resumable_run(tmp_path):
-    def interrupt(epoch):
-        if epoch == 1:
+def test_ctrl_c_leaves_a_resumable_run(whole, tmp_path):
+    def interrupt(record):
+        if record["epoch"] == 1:
             raise KeyboardInterrupt
-        return False
 
-    whole = train()
     with pytest.raises(KeyboardInterrupt):
-        train(run=tmp_path / "run", stop=interrupt)
-    resumed = train(run=tmp_path / "run", resume=True)
-    assert eqx.tree_equal(resumed.optimizer, whole.optimizer)
+        train(run=tmp_path / "run", callback=interrupt)
+    same(train(run=tmp_path / "run", resume=True), whole[0])
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
-    """The limit on file size makes a real write fail, as a full disk does; the run then resumes to the same end."""
-    settings = {"schedule": [(10, 5)], "checkpoint_seconds": 0.0}
-    whole = train(**settings)
-    train(**settings, run=tmp_path / "run", stop=lambda epoch: epoch == 1)
-    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
-    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, old[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            train(**settings, run=tmp_path / "run", resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
-    assert eqx.tree_equal(train(**settings, run=tmp_path / "run", resume=True).optimizer, whole.optimizer)
+# What another value of an argument would change, by argument; each must be noticed. `config` and `labels` beside them.
+CHANGED = {
+    "optimizer": [small(seed=1), small(scale=0.5), nx.learned.L2ODM(hidden_sizes=(2,), key=KEY)],
+    "tasks": [
+        nx.problems.Quadratic(jnp.array([1.0, 11.0])),
+        nx.problems.Rosenbrock(),
+        meta.RandomScaling(meta.Fixed(PROBLEM), 1.0),
+    ],
+    "key": [jax.random.key(1), jax.random.key(0, impl="rbg")],
+    "unroll": [10],
+    "num_tasks": [2],
+    "meta_loss": [meta.SumLog(), meta.Last()],
+    "estimator": [meta.CoordinateSum(), meta.TruncatedBackprop()],
+    "meta_optimizer": [optax.adam(1.0), optax.sgd(1e-3), optax.chain(optax.clip(1.0), ADAM)],
+    "validation": [None, meta.Validation(every=3, num_runs=2, score=measures.TrailingLoss(2))],
+    "curriculum": [meta.InstanceCurriculum()],
+    "config": [{"problem": "other"}],
+    "labels": [{"tasks": "mine"}],
+}
+HARMLESS = {
+    "schedule": "another one is refused, a longer one goes on: tested above",
+    "run": "where it is kept",
+    "resume": "how it starts",
+    "checkpoint_seconds": "when it is kept",
+    "progress": "what is shown",
+    "callback": "who looks on",
+    "throw": "how a failure is told",
+}
 
 
-def test_an_existing_run_is_not_overwritten(tmp_path):
-    train(run=tmp_path / "run")
-    with pytest.raises(ValueError, match="resume=True"):
-        train(run=tmp_path / "run")
-    with pytest.raises(nx.learned.CheckpointError, match="field 'unroll'"):
-        train(run=tmp_path / "run", resume=True, unroll=2)
-    with pytest.raises(nx.learned.CheckpointError, match="field 'optimizer'"):
-        train(small(scale=0.5), run=tmp_path / "run", resume=True)
+def test_every_argument_is_compared_or_known_to_be_harmless():
+    assert set(CHANGED) | set(HARMLESS) == set(inspect.signature(meta.train).parameters)
 
 
-@pytest.mark.parametrize("keep", [0, 100, 3_000])
-def test_a_truncated_checkpoint_is_refused(keep, tmp_path):
-    train(run=tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(nx.learned.CheckpointError, match=r"checkpoint\.safetensors"):
-        train(run=tmp_path / "run", resume=True)
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name, values in CHANGED.items() for i in range(len(values))])
+def test_another_argument_is_refused_by_name(name, index, whole):
+    result, folder = whole
+    changed = {"config": {"problem": "quadratic"}, name: CHANGED[name][index]}
+    if name == "curriculum":  # needs a meta-objective, which is compared before it
+        with pytest.raises(CheckpointError, match=r"`meta_loss`|`curriculum`"):
+            train(run=folder, resume=True, **changed, meta_loss=meta.Relative(measures.SquaredGradientNorm()))
+        return
+    shown = {"config": "problem", "labels": "tasks"}.get(name, name)
+    with pytest.raises(CheckpointError, match=rf"this run cannot go on, since `{shown}`"):
+        train(run=folder, resume=True, **changed)
+    same(train(run=folder, resume=True, config={"problem": "quadratic"}), result)
 
 
-def test_a_foreign_checkpoint_is_refused(tmp_path):
-    train(run=tmp_path / "run")
-    nx.learned.save(tmp_path / "run" / "checkpoint.safetensors", small())
-    with pytest.raises(nx.learned.CheckpointError, match="field 'kind'"):
-        train(run=tmp_path / "run", resume=True)
+def test_equal_arguments_made_anew_are_accepted(whole):
+    result, folder = whole
+    again: dict[str, Any] = {"tasks": nx.problems.Quadratic(jnp.array([1.0, 10.0])), "meta_optimizer": optax.adam(1e-3)}
+    again |= {
+        "validation": meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(2)),
+        "estimator": meta.CoordinateSum(256),
+    }
+    same(train(small(), run=folder, resume=True, config={"problem": "quadratic"}, **again), result)
 
 
-def test_a_damaged_metrics_line_is_refused_by_number(tmp_path):
-    train(run=tmp_path / "run")
-    path = tmp_path / "run" / "metrics.jsonl"
-    path.write_text(path.read_text().replace('{"epoch": 1', "{epoch: 1"))
-    with pytest.raises(nx.learned.CheckpointError, match="line 2"):
-        train(run=tmp_path / "run", resume=True)
+class Sometimes(nx.AbstractDeterministicProblem):
+    """Has a finite loss only if a number drawn with the initial point is large enough."""
+
+    threshold: jax.Array
+
+    def init(self, key):
+        return (jnp.ones(2).at[0].set(jax.random.uniform(key)),)
+
+    def losses(self, players, sample):
+        bad = jax.lax.stop_gradient(players[0][0]) < self.threshold
+        return (jnp.sum(players[0][1] ** 2) * jnp.where(bad, jnp.nan, 1.0),)
+
+
+def test_skipped_updates_are_counted_and_told():
+    settings: dict[str, Any] = {"schedule": [(5, 8)], "validation": None}
+    with pytest.warns(UserWarning, match=r"of 8 meta-updates \(\d+%\) were skipped"):
+        result = train(tasks=Sometimes(jnp.asarray(0.5)), **settings)
+    assert 0 < result.num_skipped < 8
+    assert (result.result, result.message) == (nx.RESULTS.successful, "")
+    with pytest.raises(nx.NumericalError, match="all 8 meta-updates so far were skipped"):
+        train(tasks=Sometimes(jnp.asarray(2.0)), **settings)
+    failed = train(tasks=Sometimes(jnp.asarray(2.0)), **{**settings, "schedule": [(5, 1_000)]}, throw=False)
+    assert (len(failed.history), failed.num_skipped) == (10, 10)  # it does not go on for a thousand
+    assert failed.history[0]["meta_loss"] is None
+    assert failed.result == nx.RESULTS.nonfinite
+    assert eqx.tree_equal(failed.optimizer, SMALL)
+
+
+def test_non_finite_meta_parameters_are_a_failure(whole, tmp_path):
+    """After seven updates: that is in the second stage, epoch 3, by its second update; with two updates to an epoch."""
+    breaks = optax.chain(ADAM, optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 7, 1.0, jnp.nan)))
+    arguments = {"meta_optimizer": breaks, "run": tmp_path / "run"}
+    where = r"'network\.\S+' inf or NaN in epoch 3 \(stage 2, horizon 20\), by the update after steps 5 to 10"
+    with pytest.raises(nx.NumericalError, match=where + r".*last good checkpoint is in .*run"):
+        train(**arguments)
+    assert not (tmp_path / "run" / "optimizer.safetensors").exists()
+    result = train(**arguments, resume=True, throw=False)  # it goes on from the checkpoint, and ends there again
+    assert result.result == nx.RESULTS.nonfinite
+    assert "epoch 3" in result.message
+    assert len(result.history) == 3
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(weights(result.last)))
+    assert without_seconds(result.history) == without_seconds(whole[0].history[:3])
+
+
+def test_bad_validations_are_told():
+    ruined = meta.Validation(every=1, num_runs=1, tasks=meta.Fixed(Sometimes(jnp.asarray(2.0))))
+    with pytest.warns(UserWarning, match="No validation score was finite"):
+        assert train(schedule=[(5, 1)], validation=ruined).history[0]["validation"] is None
 
 
 @pytest.mark.parametrize(
@@ -260,8 +282,11 @@ def test_a_damaged_metrics_line_is_refused_by_number(tmp_path):
         ({"schedule": [(10, 0)]}, "at least one epoch"),
         ({"schedule": [(0, 3)]}, "multiple of `unroll`"),
         ({"schedule": [(12, 3)]}, "multiple of `unroll`"),
+        ({"schedule": [(10, 10**20)]}, "at most 2,147,483,647 epochs"),
+        ({"schedule": [(10**20, 1)]}, "at most 2,147,483,647 steps"),
         ({"unroll": 0}, "`unroll` must be at least 1"),
         ({"num_tasks": 0}, "`num_tasks` must be at least 1"),
+        ({"resume": True}, "name it, `run=...`"),
     ],
 )
 def test_bad_settings(settings, match):
@@ -270,13 +295,5 @@ def test_bad_settings(settings, match):
 
 
 def test_two_players_are_refused():
-    class Game(nx.AbstractDeterministicProblem):
-        def init(self, key):
-            return (jnp.ones(2), jnp.ones(2))
-
-        def losses(self, players, sample):
-            value = jnp.sum(players[0] * players[1])
-            return value, -value
-
     with pytest.raises(ValueError, match="one player"):
-        train(problem=Game())
+        train(tasks=nx.problems.DiracGAN())

@@ -87,7 +87,7 @@ def _train(training: Training, seed: int, folder: Path, progress: bool) -> meta.
     return meta.train(
         learned.preset(training.preset, key=jax.random.key(seed)),
         _problem(training.problem),
-        seed=seed,
+        key=jax.random.key(seed),
         schedule=training.schedule,
         unroll=training.unroll,
         meta_optimizer=adam if training.clip is None else optax.chain(optax.clip_by_global_norm(training.clip), adam),

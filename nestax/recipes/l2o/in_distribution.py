@@ -58,7 +58,7 @@ def _train(name: str, how: Training, protocol: Protocol, problem: Any, seed: int
         training = meta.train(
             learned.preset(how.preset, key=jax.random.key(meta_seed)),
             problem,
-            seed=meta_seed,
+            key=jax.random.key(meta_seed),
             schedule=((protocol.horizon, how.epochs),),
             unroll=protocol.unroll,
             validation=meta.Validation(every=how.validate_every, num_runs=how.validation_runs),

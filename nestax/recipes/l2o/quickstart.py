@@ -37,7 +37,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
         training = meta.train(
             optimizer,
             problem,
-            seed=seed + i,
+            key=jax.random.key(seed + i),
             schedule=protocol.schedule,
             unroll=protocol.unroll,
             run=folder / f"training-{seed + i}",

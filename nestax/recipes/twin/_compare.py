@@ -64,7 +64,8 @@ def train(
     progress: bool,
 ) -> learned.AbstractLearnedOptimizer:
     """Trained, or what an earlier call left in the folder."""
-    return meta.train(optimizer, tasks, seed=seed, run=folder, resume=True, progress=progress, **settings).optimizer
+    key = jax.random.key(seed)
+    return meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=progress, **settings).optimizer
 
 
 def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def train_twin(
     """A `TwinLSTM` in a published variant, with `changes` of its arguments, trained with these settings."""
     arguments = {**learned.TWIN_PRESETS[variant][0], **changes}
     optimizer = learned.TwinLSTM(**arguments, key=jax.random.key(seed))
-    return meta.train(optimizer, tasks, seed=seed, run=folder, resume=True, progress=progress, **settings)
+    return meta.train(
+        optimizer, tasks, key=jax.random.key(seed), run=folder, resume=True, progress=progress, **settings
+    )
 
 
 def fixed_instances(number: int, num: int, seed: int) -> meta.Instances:

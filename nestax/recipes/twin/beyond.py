@@ -117,7 +117,9 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
         for s in range(seed, seed + protocol.seeds):
             optimizer = learned.TwinKrylov(memory=memory, key=jax.random.key(s))
             where = folder / f"krylov-{memory}-{s}"
-            trained = meta.train(optimizer, training, seed=s, run=where, resume=True, progress=progress, **settings)
+            trained = meta.train(
+                optimizer, training, key=jax.random.key(s), run=where, resume=True, progress=progress, **settings
+            )
             out[f"TwinKrylov, memory {memory}, seed {s}"] = trained.optimizer
         out[f"TwinKrylov, memory {memory}, untrained"] = learned.TwinKrylov(memory=memory, key=jax.random.key(seed))
     if protocol.twin_epochs:
