@@ -133,7 +133,7 @@ def nestax_items():
     import jax
     import jax.numpy as jnp
 
-    from nestax.learned._network import weighted_outputs_gradient
+    from nestax.learned._network_gradient import weighted_outputs_gradient
 
     network = _network()
     features, cotangents = map(jnp.asarray, _data())

@@ -42,10 +42,9 @@ def setup():
 
     import nestax as nx
 
-    optimizer = nx.learned.TwinLSTM(
-        **{**nx.learned.TWIN_PRESETS["release"][0], "initial_noise": 0.0}, key=jax.random.key(0)
-    )
-    draw = nx.meta.Drawn(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
+    arguments = nx.learned.PRESETS["twin-release"].arguments | {"rule": nx.learned.ReleasedRule(50, initial_noise=0.0)}
+    optimizer = nx.learned.TwinLSTM(**arguments, key=jax.random.key(0))
+    draw = nx.meta.FromSampler(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
     tasks = nx.meta.Instances.draw(draw, 128, jax.random.key(1))
     epoch_key = jax.random.split(jax.random.key(0))[0]
 
@@ -93,7 +92,7 @@ def measure(threads: int, rounds: int):
 
     twin_torch.set_threads(threads)
     optimizer, tasks, starts = setup()
-    settings = nx.meta.twin_training("release") | {"schedule": ((50, EPOCHS),), "validation": None}
+    settings = nx.meta.twin_release_training() | {"schedule": ((50, EPOCHS),), "validation": None}
     losses = {"nestax": train(optimizer, tasks, settings)[1]}  # compiles
     for kind in ("Batched", "Looped"):
         trainer = torch_trainer(optimizer, tasks, kind)

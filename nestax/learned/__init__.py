@@ -6,11 +6,17 @@ from ._base import (
     AbstractLearnedOptimizer as AbstractLearnedOptimizer,
 )
 from ._files import load as load, save as save
+from ._hierarchical import AttendedHierarchicalRNN as AttendedHierarchicalRNN, HierarchicalRNN as HierarchicalRNN
 from ._l2o_dm import L2ODM as L2ODM
 from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
-from ._presets import PRESETS as PRESETS, preset as preset
+from ._presets import PRESETS as PRESETS, Preset as Preset, preset as preset
 from ._rnnprop import RNNprop as RNNprop
 from ._twin import TwinLSTM as TwinLSTM
 from ._twin_krylov import TwinKrylov as TwinKrylov
 from ._twin_network import TwinNetwork as TwinNetwork
-from ._twin_presets import TWIN_PRESETS as TWIN_PRESETS, twin_preset as twin_preset
+from ._twin_rules import (
+    AbstractTwinRule as AbstractTwinRule,
+    GradientRule as GradientRule,
+    ReleasedRule as ReleasedRule,
+    SecantRule as SecantRule,
+)

@@ -6,11 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
 from .._tree import check_same_structure, common_dtype
-from ._network import CoordinatewiseLSTM, weighted_outputs_gradient
+from ._network import CoordinatewiseLSTM
+from ._network_gradient import weighted_outputs_gradient
 
 
 class AbstractLearnedOptimizer(AbstractOptimizer):
@@ -26,11 +27,6 @@ class AbstractLearnedOptimizer(AbstractOptimizer):
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """The keyword arguments (JSON values) that make an optimizer of the same structure and hyperparameters."""
-
-    def for_horizon(self, num_steps: int | Int[Array, ""]) -> "AbstractLearnedOptimizer":
-        """This optimizer for runs of `num_steps` steps: itself, unless its rule has a schedule over the run."""
-        del num_steps
-        return self
 
 
 class CoordinatewiseState(eqx.Module):

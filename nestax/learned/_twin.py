@@ -1,5 +1,6 @@
-"""Twin-L2O: two recurrent networks that play a zero-sum game in turns."""
+"""Twin-L2O: two recurrent networks that play a zero-sum game, alternating."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import named, optional, scalar
+from .._checks import named, one_of, optional, scalar
 from .._gradients import joint_gradient
 from .._optimizer import Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
@@ -15,7 +16,7 @@ from .._tree import common_dtype
 from ._base import AbstractLearnedOptimizer, unravel_like
 from ._hyperparameters import to_float
 from ._twin_network import TwinNetwork
-from ._twin_rules import RULES, RuleName
+from ._twin_rules import AbstractTwinRule, as_rule
 
 Sharing = Literal["two-lstm-two-hidden", "two-lstm-share-hidden", "share-lstm-two-hidden", "share-lstm-share-hidden"]
 
@@ -24,7 +25,7 @@ class TwinState(eqx.Module):
     """State of a `TwinLSTM`.
 
     - `hidden`: the networks' recurrent state: one per player, or a single one where it is shared.
-    - `memory`: per player what the rule remembers of the past.
+    - `memory`: per player the rule's memory of the past.
     - `half_steps`: moves of single players so far.
     """
 
@@ -34,7 +35,7 @@ class TwinState(eqx.Module):
 
 
 class TwinLSTM(AbstractLearnedOptimizer):
-    r"""Twin-L2O: two coordinatewise LSTMs, one per player, in turns, on a zero-sum game $\min_x \max_y f$.
+    r"""Twin-L2O: two coordinatewise LSTMs, one per player, alternating, on a zero-sum game $\min_x \max_y f$.
 
     $$x_{t+1} = x_t + d^{\min}(\nabla_x f, \nabla_y f)(x_t, y_t), \qquad
     y_{t+1} = y_t + d^{\max}(\nabla_y f, \nabla_x f)(x_{t+1}, y_t)$$
@@ -52,6 +53,8 @@ class TwinLSTM(AbstractLearnedOptimizer):
       the gradients, $s\, e^{3 o_3} (o_1 g + o_2 h)$ with $s$ the `output_scale`, and bounded:
       $d = m \tanh(\cdot / m)$ with $m$ the `max_step`.
     - `"gradients"`: the published rule: features $(g, h)$, update $s\, o_1$.
+    - `ReleasedRule(horizon)`: the published rule with the departures of the released code, among them a warm-up over a
+      part of a run of `horizon` steps.
 
     **Which coordinates are paired:** the leaves of both players in order. Leaves of equal size are paired coordinate by
     coordinate; where the sizes differ (an $m \times n$ matrix game with $m \ne n$), every coordinate reads the root
@@ -60,24 +63,13 @@ class TwinLSTM(AbstractLearnedOptimizer):
     **Arguments:**
 
     - `hidden_sizes`: units of each LSTM layer. Default (20, 20); published (50, 50), or (80, 80) for matrix games.
-    - `rule`: as above.
+    - `rule`: as above: a name, or a rule object.
     - `sharing`: which of networks and recurrent states the players share: `"two-lstm-two-hidden"` (default),
       `"two-lstm-share-hidden"`, `"share-lstm-two-hidden"`, `"share-lstm-share-hidden"`. A shared state is handed from
       each move to the next one, of the other player, so it needs players of one dimension.
     - `output_scale`: $s$. Default 0.1 (with it an untrained network does not diverge); published 1.
     - `max_step`: $m$, in units of the players. Default 0.3; `None` for no bound, as published.
-    - `detach_iterates`: cut the meta-gradient at every iterate, so that each move is trained on its own change only.
-      Default false (the paper); true in the released code.
-    - `state_rescale`: factor on the recurrent state before every call of a network. Default 1 (the paper); $10^{-4}$ in
-      the released code, which makes the networks practically maps without memory.
-    - `initial_noise`: standard deviation of the initial recurrent state. Default 0; 0.01 in the released code.
-    - `sign_warmup_fraction`, `sign_warmup_start`, `sign_warmup_stop`: for the moves $k = 1, 2, \dots$ of single players
-      with $k$ less than this share $W$ of all moves of a run, the update is $\operatorname{sign}(o_1) s_k$ with $s_k$
-      growing linearly, $s_k = a + (b - a)(k - 1) / W$. Default 0, none; in the released code 0.2 with $a = 10^{-4}, b =
-      10^{-1}$. The length of a run is `horizon`.
-    - `horizon`: steps of a run, for the warm-up. `nestax.meta.train` sets it for its own runs; for others see
-      `for_horizon`.
-    - `second_derivatives`: differentiate the meta-loss through what the networks read, too. Default false, as
+    - `second_derivatives`: differentiate the meta-loss through the networks' inputs, too. Default false, as
       published.
     - `key`: draws the initial weights, uniformly as PyTorch does.
 
@@ -107,70 +99,43 @@ class TwinLSTM(AbstractLearnedOptimizer):
     networks: tuple[TwinNetwork, ...]
     output_scale: Float[Array, ""] = eqx.field(converter=named(scalar, "output_scale"))
     max_step: Float[Array, ""] | None = eqx.field(converter=optional(named(scalar, "max_step")))
-    state_rescale: Float[Array, ""] = eqx.field(converter=named(scalar, "state_rescale"))
-    initial_noise: Float[Array, ""] = eqx.field(converter=named(scalar, "initial_noise"))
-    sign_warmup_fraction: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_fraction"))
-    sign_warmup_start: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_start"))
-    sign_warmup_stop: Float[Array, ""] = eqx.field(converter=named(scalar, "sign_warmup_stop"))
-    horizon: Float[Array, ""] = eqx.field(converter=named(scalar, "horizon"))
-    rule: RuleName = eqx.field(static=True)
+    rule: AbstractTwinRule
     sharing: Sharing = eqx.field(static=True)
-    detach_iterates: bool = eqx.field(static=True)
     second_derivatives: bool = eqx.field(static=True)
 
     def __init__(
         self,
         hidden_sizes: tuple[int, ...] = (20, 20),
-        rule: RuleName = "secant",
+        rule: str | Mapping[str, Any] | AbstractTwinRule = "secant",
         sharing: Sharing = "two-lstm-two-hidden",
         output_scale: float | Float[Array, ""] = 0.1,
         max_step: float | Float[Array, ""] | None = 0.3,
-        detach_iterates: bool = False,
-        state_rescale: float | Float[Array, ""] = 1.0,
-        initial_noise: float | Float[Array, ""] = 0.0,
-        sign_warmup_fraction: float | Float[Array, ""] = 0.0,
-        sign_warmup_start: float | Float[Array, ""] = 1e-4,
-        sign_warmup_stop: float | Float[Array, ""] = 0.1,
-        horizon: float | Float[Array, ""] = 0.0,
         second_derivatives: bool = False,
         *,
         key: PRNGKeyArray,
     ):
-        if rule not in RULES:
-            raise ValueError(f"`rule` must be one of {', '.join(map(repr, RULES))}, got {rule!r}.")
-        if sharing not in get_args(Sharing):
-            raise ValueError(f"`sharing` must be one of {', '.join(map(repr, get_args(Sharing)))}, got {sharing!r}.")
+        self.rule = as_rule(rule)
+        one_of(sharing, get_args(Sharing), "sharing")
         keys = jax.random.split(key, 1 if sharing.startswith("share-lstm") else 2)
-        sizes = RULES[rule].num_features, tuple(hidden_sizes), RULES[rule].num_outputs
+        sizes = self.rule.num_features, tuple(hidden_sizes), self.rule.num_outputs
         self.networks = tuple(TwinNetwork(*sizes, key=k) for k in keys)
-        self.rule, self.sharing = rule, sharing
+        self.sharing = sharing
         self.output_scale, self.max_step = output_scale, max_step
-        self.detach_iterates, self.second_derivatives = detach_iterates, second_derivatives
-        self.state_rescale, self.initial_noise = state_rescale, initial_noise
-        self.sign_warmup_fraction = sign_warmup_fraction
-        self.sign_warmup_start, self.sign_warmup_stop = sign_warmup_start, sign_warmup_stop
-        self.horizon = horizon
+        self.second_derivatives = second_derivatives
 
     def meta_parameters(self) -> PyTree[bool]:
         nothing = jax.tree.map(lambda _: False, self)
         return eqx.tree_at(lambda o: o.networks, nothing, jax.tree.map(eqx.is_inexact_array, self.networks))
 
     def config(self) -> dict[str, Any]:
-        scalars = ("output_scale", "state_rescale", "initial_noise", "horizon")
-        scalars += ("sign_warmup_fraction", "sign_warmup_start", "sign_warmup_stop")
         return {
             "hidden_sizes": list(self.networks[0].hidden_sizes),
-            "rule": self.rule,
+            "rule": self.rule.config(),
             "sharing": self.sharing,
+            "output_scale": to_float(self.output_scale, "output_scale"),
             "max_step": None if self.max_step is None else to_float(self.max_step, "max_step"),
-            "detach_iterates": self.detach_iterates,
             "second_derivatives": self.second_derivatives,
-            **{name: to_float(getattr(self, name), name) for name in scalars},
         }
-
-    def for_horizon(self, num_steps: int | Int[Array, ""]) -> "TwinLSTM":
-        """This optimizer for runs of `num_steps` steps, over which a sign warm-up is spread."""
-        return eqx.tree_at(lambda o: o.horizon, self, jnp.asarray(num_steps, self.horizon.dtype))
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> TwinState:
         check_zero_sum(problem, type(self).__name__, players)
@@ -184,21 +149,15 @@ class TwinLSTM(AbstractLearnedOptimizer):
             )
         num = 1 if self.sharing.endswith("share-hidden") else 2
         hidden = tuple(self.networks[0].init_state(n, dtype) for n in sizes[:num])
-        leaves, structure = jax.tree.flatten(hidden)
-        noise = [
-            x + self.initial_noise.astype(dtype) * jax.random.normal(k, x.shape, dtype)
-            for x, k in zip(leaves, jax.random.split(key, len(leaves)))
-        ]
-        rule = RULES[self.rule]
-        memory = (rule.init(sizes[0], dtype), rule.init(sizes[1], dtype))
-        return TwinState(jax.tree.unflatten(structure, noise), memory, jnp.array(0))
+        memory = (self.rule.init(sizes[0], dtype), self.rule.init(sizes[1], dtype))
+        return TwinState(self.rule.start(hidden, key), memory, jnp.array(0))
 
     def step(
         self, problem: AbstractProblem, players: Players, state: TwinState, samples: Sample
     ) -> tuple[Players, TwinState, StepInfo]:
         sample = jax.tree.map(lambda x: x[0], samples)
         check_zero_sum(problem, type(self).__name__, players)
-        players = jax.lax.stop_gradient(players) if self.detach_iterates else players
+        players = jax.lax.stop_gradient(players) if self.rule.detach_iterates else players
         losses = None
         for i in (0, 1):
             values, gradients = payoff_gradients(problem, players, sample)
@@ -212,30 +171,22 @@ class TwinLSTM(AbstractLearnedOptimizer):
 
     def _move(self, i: int, own, other, state: TwinState):
         """The update of player `i`, and the state after it."""
-        rule, dtype = RULES[self.rule], own.dtype
+        rule, dtype = self.rule, own.dtype
         network = jax.tree.map(
             lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self.networks[i % len(self.networks)]
         )
         slot = i % len(state.hidden)
-        rescaled = jax.tree.map(lambda x: self.state_rescale.astype(dtype) * x, state.hidden[slot])
-        outputs, hidden = network(rule.features(own, other, state.memory[i]), rescaled)
+        outputs, hidden = network(rule.features(own, other, state.memory[i]), rule.recall(state.hidden[slot]))
         displacement = self.output_scale.astype(dtype) * rule.direction(outputs, own, other)
         if self.max_step is not None:
             bound = self.max_step.astype(dtype)
             displacement = bound * jnp.tanh(displacement / bound)
-        displacement = self._warm_up(displacement, state.half_steps)
+        displacement = rule.finish(displacement, state.half_steps)
         moved = displacement if self.second_derivatives else jax.lax.stop_gradient(displacement)
         memory = rule.remember(own, other, moved)
         return displacement, TwinState(
             _put(state.hidden, slot, hidden), _put(state.memory, i, memory), state.half_steps + 1
         )
-
-    def _warm_up(self, displacement: Float[Array, " n"], half_steps: Int[Array, ""]) -> Float[Array, " n"]:
-        dtype = displacement.dtype
-        total = jnp.floor(2 * self.sign_warmup_fraction * self.horizon).astype(dtype)
-        start, stop = self.sign_warmup_start.astype(dtype), self.sign_warmup_stop.astype(dtype)
-        size = start + (stop - start) * half_steps.astype(dtype) / jnp.maximum(total, 1)
-        return jnp.where(half_steps.astype(dtype) + 1 < total, jnp.sign(displacement) * size, displacement)
 
 
 def _put(items: tuple, index: int, item: Any) -> tuple:

@@ -1,13 +1,18 @@
 """Training of learned optimizers."""
 
+from ._batch import Batch as Batch
+from ._coordinate_sum import CoordinateSum as CoordinateSum
 from ._curriculum import InstanceCurriculum as InstanceCurriculum
 from ._estimators import (
     AbstractGradientEstimator as AbstractGradientEstimator,
-    CoordinateSum as CoordinateSum,
-    MetaGradient as MetaGradient,
     TruncatedBackprop as TruncatedBackprop,
+    Truncation as Truncation,
 )
-from ._instances import Drawn as Drawn, Instances as Instances, RandomGameScale as RandomGameScale
+from ._evolution import (
+    EvolutionStrategies as EvolutionStrategies,
+    PersistentEvolutionStrategies as PersistentEvolutionStrategies,
+)
+from ._instances import FromSampler as FromSampler, Instances as Instances, RandomGameScale as RandomGameScale
 from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
 from ._objectives import (
     AbstractMetaObjective as AbstractMetaObjective,
@@ -24,4 +29,8 @@ from ._tasks import (
     RandomScaling as RandomScaling,
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train
-from ._twin import twin_training as twin_training
+from ._twin import (
+    twin_paper_training as twin_paper_training,
+    twin_release_training as twin_release_training,
+    twin_training as twin_training,
+)

@@ -1,4 +1,4 @@
-"""Which instances count in a meta-update: the easy ones first."""
+"""A curriculum over instances: the easy ones first."""
 
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ Ranked = Literal["update", "epoch"]
 class InstanceCurriculum(eqx.Module):
     r"""Meta-updates from the easiest instances only, of which there are more and more.
 
-    In epoch $e = 0, 1, \dots$ the share $C(e) = \min(\mathrm{start} + e \cdot \mathrm{growth}, 1)$ of the instances
+    In epoch $e = 0, 1, \dots$ the fraction $C(e) = \min(\mathrm{start} + e \cdot \mathrm{growth}, 1)$ of the instances
     counts, those with the smallest difficulty $m$; the meta-loss is $\frac1N \sum_i q_i \ell_i$ with $q_i \in \{0, 1\}$
     and $N$ the number of all instances.
 
@@ -40,41 +40,17 @@ class InstanceCurriculum(eqx.Module):
         if self.ranked not in get_args(Ranked):
             raise ValueError(f"`ranked` must be 'update' or 'epoch', got {self.ranked!r}.")
 
-    def grade(self, unroll: Trajectory) -> Float[Array, ""]:
+    def measure(self, unroll: Trajectory) -> Float[Array, ""]:
         """The difficulty of one instance; infinite where it is not finite."""
         value = self.difficulty(unroll)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    def share(self, epoch: int) -> float:
+    def fraction(self, epoch: int) -> float:
         """$C(e)$."""
         return min(float(self.start) + epoch * float(self.growth), 1.0)
 
-    def select(self, grades: Float[Array, " tasks"], share: Float[Array, ""]) -> Bool[Array, " tasks"]:
-        """The easiest `share` of the instances, rounded down, and at least one."""
+    def mask(self, difficulties: Float[Array, " tasks"], fraction: Float[Array, ""]) -> Bool[Array, " tasks"]:
+        """True at the easiest `fraction` of the instances, rounded down, and at least at one."""
         # Halves of a rounding error on top: 0.29 * 100 must be 29.
-        num = jnp.maximum(jnp.floor(share * grades.size + 1e-4), 1)
-        return jnp.argsort(jnp.argsort(grades)) < num.astype(int)
-
-
-class Ranking(eqx.Module):
-    """A curriculum in the middle of an epoch: the instances' grades so far, and the share of them that counts."""
-
-    curriculum: InstanceCurriculum
-    grades: Float[Array, " tasks"]
-    share: Float[Array, ""]
-
-    def grade(self, unroll: Trajectory) -> Float[Array, ""]:
-        """The difficulty of one instance."""
-        return self.curriculum.grade(unroll)
-
-    def add(self, grades: Float[Array, " tasks"]) -> "Ranking":
-        """With the grades of one more unroll."""
-        return eqx.tree_at(lambda r: r.grades, self, self.grades + grades.astype(self.grades.dtype))
-
-    def after(self, grades: Float[Array, " tasks"]) -> "Ranking":
-        """The ranking for a meta-update whose unrolls have these grades: the same where it is made once per epoch."""
-        return self.add(grades) if self.curriculum.ranked == "update" else self
-
-    def counts(self) -> Bool[Array, " tasks"]:
-        """Which instances count."""
-        return self.curriculum.select(self.grades, self.share)
+        num = jnp.maximum(jnp.floor(fraction * difficulties.size + 1e-4), 1)
+        return jnp.argsort(jnp.argsort(difficulties)) < num.astype(int)

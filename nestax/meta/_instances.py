@@ -1,4 +1,4 @@
-"""Where the problems of a training come from: a function of a key, a finite set, games in other units."""
+"""Distributions of problems: a sampler, a finite set, games in other units."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from .._tree import common_dtype
 from ._tasks import AbstractTasks
 
 
-class Drawn(AbstractTasks):
-    """Problems drawn by a function of a PRNG key: fresh ones, in every epoch.
+class FromSampler(AbstractTasks):
+    """A distribution given by a sampler, a function of a PRNG key: fresh problems in every epoch.
 
     **Arguments:** `make`: the function; pass one that has a name (a new lambda each time compiles anew each time).
     `arguments`: its further arguments; arrays among them are leaves, all else is static.
@@ -23,7 +23,7 @@ class Drawn(AbstractTasks):
 
     ```python
     >>> import jax, nestax as nx
-    >>> tasks = nx.meta.Drawn(nx.problems.random_quadratic, dim=3, condition_number=10.0)
+    >>> tasks = nx.meta.FromSampler(nx.problems.random_quadratic, dim=3, condition_number=10.0)
     >>> problem = tasks(jax.random.key(0))
 
     ```
@@ -55,7 +55,7 @@ class Instances(AbstractTasks):
 
     ```python
     >>> import jax, nestax as nx
-    >>> quadratics = nx.meta.Drawn(nx.problems.random_quadratic, dim=3, condition_number=10.0)
+    >>> quadratics = nx.meta.FromSampler(nx.problems.random_quadratic, dim=3, condition_number=10.0)
     >>> tasks = nx.meta.Instances.draw(quadratics, 8, jax.random.key(0))
     >>> tasks.num
     8

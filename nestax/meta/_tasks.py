@@ -1,7 +1,6 @@
 """Distributions of problems to meta-train on."""
 
 import abc
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from .._problem import AbstractProblem, Players, Sample
-from .._solve import stack_samples
 from .._tree import common_dtype
 
 
@@ -27,42 +25,6 @@ class AbstractTasks(eqx.Module):
     def get(self, choice: PyTree) -> AbstractProblem:
         """The problem behind one entry of what `select` returned."""
         return self(choice)
-
-
-def map_tasks(function: Callable, *args: PyTree) -> PyTree:
-    """`vmap` over the leading axis; for a single task without the batch axis, for which kernels are slower."""
-    if jax.tree.leaves(args)[0].shape[0] > 1:
-        return jax.vmap(function)(*args)
-    single = function(*jax.tree.map(lambda x: x[0], args))
-    return jax.tree.map(lambda x: x[None], single)
-
-
-class Batch(eqx.Module):
-    """Truncated unrolls of several tasks, at their start.
-
-    - `tasks`: where the problems come from.
-    - `chosen`: what tells them apart, as `AbstractTasks.select` returned it.
-    - `carry`: players and optimizer states.
-    - `keys`: fix the samples.
-
-    All but the first have a leading axis of tasks.
-    """
-
-    tasks: AbstractTasks
-    chosen: PyTree
-    carry: PyTree
-    keys: Key[Array, " tasks"]
-
-    def map(self, function: Callable, num_steps: int, samples_per_step: int) -> PyTree:
-        """`function(problem, carry, samples, key)` of every task, stacked; `samples` for `num_steps` steps and the
-        point after them."""
-
-        def one(choice, carry, key):
-            problem = self.tasks.get(choice)
-            sample_key, key = jax.random.split(key)
-            return function(problem, carry, stack_samples(problem, sample_key, num_steps + 1, samples_per_step), key)
-
-        return map_tasks(one, self.chosen, self.carry, self.keys)
 
 
 class Fixed(AbstractTasks):

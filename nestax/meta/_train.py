@@ -23,12 +23,13 @@ from .._storage import name_of
 from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ..loggers import Callback
 from ..measures import AbstractScore, TrailingLoss
+from ._coordinate_sum import CoordinateSum
 from ._curriculum import InstanceCurriculum
-from ._estimators import AbstractGradientEstimator, CoordinateSum, TruncatedBackprop
+from ._estimators import AbstractGradientEstimator, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._objectives import AbstractMetaObjective
 from ._tasks import AbstractTasks, Fixed
-from ._trainer import Meta, Trainer
+from ._trainer import EpochState, Meta, Trainer
 
 _CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
 _HOPELESS = 10  # epochs without a single update after which training ends
@@ -179,14 +180,9 @@ def train(
     if estimator is None:
         of_losses = isinstance(meta_loss, AbstractMetaLoss)
         estimator = CoordinateSum(256) if coordinatewise and of_losses else TruncatedBackprop()
-    if isinstance(meta_loss, AbstractMetaObjective) and not isinstance(estimator, TruncatedBackprop):
-        raise ValueError(
-            "A meta-objective that sees the players is differentiated through the unroll: use the estimator "
-            f"`TruncatedBackprop`, got {type(estimator).__name__}."
-        )
     if curriculum is not None and not isinstance(meta_loss, AbstractMetaObjective):
         raise ValueError(
-            f"A curriculum grades instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
+            f"A curriculum ranks instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
             f"`Relative(SquaredGradientNorm())`, got {type(meta_loss).__name__}."
         )
     stages = _check_schedule(schedule, unroll)
@@ -259,17 +255,17 @@ class _Epochs:
     def advance(self, meta: Meta, epoch: int) -> Outcome:
         started = time.monotonic()
         key, horizon = jax.random.fold_in(self.epoch_key, epoch), self.session.length(epoch)
-        carry, num, index = self.trainer.start(meta, key, epoch, horizon), horizon // self.trainer.unroll, 0
+        state, num, index = self.trainer.start(meta, key, epoch, horizon), horizon // self.trainer.unroll, 0
         while index < num:
             begun, stop = time.monotonic(), min(index + self.stride, num)
-            before = meta, carry
-            meta, carry = jax.block_until_ready(self.trainer.advance(meta, carry, key, index, stop, horizon))
+            before = meta, state
+            meta, state = jax.block_until_ready(self.trainer.advance(meta, state, key, index, stop))
             if not _is_finite(meta.weights):
                 return self._failed(*before, key, index, stop, epoch, horizon)
             if time.monotonic() - begun < _CALL_SECONDS / 2 and stop - index == self.stride:
                 self.stride *= 2
             index = stop
-        report = carry[-1]
+        report = state.report
         record = {
             "epoch": epoch,
             "horizon": horizon,
@@ -283,11 +279,11 @@ class _Epochs:
         record["seconds"] = round(time.monotonic() - started, 4)
         return Outcome(meta, record, score, meta.weights)
 
-    def _failed(self, meta: Meta, carry: Any, key, index: int, stop: int, epoch: int, horizon: int) -> Outcome:
+    def _failed(self, meta: Meta, state: EpochState, key, index: int, stop: int, epoch: int, horizon: int) -> Outcome:
         """Takes the updates of one call again, one by one, to say which of them it was; the state is the one before."""
         new = meta
         while index < stop:
-            new, carry = self.trainer.advance(meta, carry, key, index, index + 1, horizon)
+            new, state = self.trainer.advance(meta, state, key, index, index + 1)
             if not _is_finite(new.weights):
                 break
             meta, index = new, index + 1

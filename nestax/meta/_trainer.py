@@ -11,22 +11,21 @@ from .._rollout import all_finite, select
 from .._solve import stack_samples
 from ..learned import AbstractLearnedOptimizer
 from ..measures import AbstractScore, follow, record
-from ._curriculum import InstanceCurriculum, Ranking
-from ._estimators import AbstractGradientEstimator
-from ._losses import AbstractMetaLoss
-from ._objectives import AbstractMetaObjective
-from ._tasks import AbstractTasks, Batch, map_tasks
+from ._batch import Batch, map_tasks
+from ._curriculum import InstanceCurriculum
+from ._estimators import AbstractGradientEstimator, MetaLoss, Truncation, with_problem
+from ._tasks import AbstractTasks
 
 
 class Meta(eqx.Module):
-    """What training changes: the meta-parameters and the meta-optimizer's state."""
+    """The part that training changes: the meta-parameters and the meta-optimizer's state."""
 
     weights: PyTree
     state: PyTree
 
 
 class Report(eqx.Module):
-    """What is told of the truncations of an epoch so far.
+    """A summary of the truncations of an epoch so far.
 
     - `meta_loss`: the sum of their meta-losses, each the mean over the tasks.
     - `final_loss`: the mean loss during the last one.
@@ -38,8 +37,37 @@ class Report(eqx.Module):
     skipped: Int[Array, ""]
 
 
-class Trainer:
-    """What an epoch is made of. Nothing in here changes during a run."""
+class EpochState(eqx.Module):
+    """An epoch between two truncations.
+
+    - `chosen`: tells the tasks of the epoch apart, as `AbstractTasks.select` returned it.
+    - `inner`: the estimator's state of every task: of most estimators players and optimizer states.
+    - `difficulty`, `fraction`: of a curriculum, every task's difficulty so far, and the fraction of them that counts.
+    - `report`: for the record of the epoch.
+    """
+
+    chosen: PyTree
+    inner: PyTree
+    difficulty: Float[Array, " tasks"] | None
+    fraction: Float[Array, ""] | None
+    report: Report
+
+
+class Trainer(eqx.Module):
+    """The unchanging part of a meta-training: an epoch is `start`, and then `advance` until its end.
+
+    Its methods are compiled once per structure: trainings that differ in numbers only share their programs.
+    """
+
+    initial: Meta
+    rest: PyTree  # the optimizer without its meta-parameters
+    tasks: AbstractTasks
+    meta_loss: MetaLoss
+    estimator: AbstractGradientEstimator
+    curriculum: InstanceCurriculum | None
+    meta_optimizer: optax.GradientTransformation
+    unroll: int = eqx.field(static=True)
+    num_tasks: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -47,109 +75,118 @@ class Trainer:
         tasks: AbstractTasks,
         unroll: int,
         num_tasks: int,
-        meta_loss: AbstractMetaLoss | AbstractMetaObjective,
+        meta_loss: MetaLoss,
         estimator: AbstractGradientEstimator,
         meta_optimizer: optax.GradientTransformation,
         curriculum: InstanceCurriculum | None,
     ):
-        self.unroll = unroll
-        self.num_tasks = num_tasks
-        self.curriculum = curriculum
+        estimator.check(optimizer, meta_loss)
         weights, self.rest = eqx.partition(optimizer, optimizer.meta_parameters())
         if not jax.tree.leaves(weights):
             raise ValueError(f"{type(optimizer).__name__} has no meta-parameters to train.")
         self.initial = Meta(weights, meta_optimizer.init(weights))
-        self._start = eqx.filter_jit(_start)
-        self._advance = eqx.filter_jit(_advance)
-        self._validate = eqx.filter_jit(_validate)
-        self._grade = eqx.filter_jit(_grade)
-        self._fixed = (self.rest, tasks)
-        self._how = (estimator, meta_loss, meta_optimizer, unroll)
+        self.tasks, self.meta_loss, self.estimator, self.curriculum = tasks, meta_loss, estimator, curriculum
+        self.meta_optimizer, self.unroll, self.num_tasks = meta_optimizer, unroll, num_tasks
 
     def optimizer(self, meta: Meta) -> AbstractLearnedOptimizer:
+        """The optimizer with the meta-parameters of `meta`."""
         return eqx.combine(meta.weights, self.rest)
 
-    def start(self, meta: Meta, key: PRNGKeyArray, epoch: int, horizon: int):
-        """The carry at the start of an epoch: what was chosen, players and states, and grades where they count."""
+    def start(self, meta: Meta, key: PRNGKeyArray, epoch: int, horizon: int) -> EpochState:
+        """The state at the start of an epoch: fresh tasks, points and optimizer states."""
+        chosen, carry, inner = self._draw(meta, key)
+        difficulty = fraction = None
+        if self.curriculum is not None:
+            difficulty = jnp.zeros(self.num_tasks)
+            fraction = jnp.asarray(self.curriculum.fraction(epoch), float)
+            if self.curriculum.ranked == "epoch":
+                difficulty = self._rank(meta, chosen, carry, jax.random.fold_in(key, horizon), horizon)
+        return EpochState(
+            chosen, inner, difficulty, fraction, Report(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        )
+
+    @eqx.filter_jit
+    def _draw(self, meta: Meta, key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree]:
+        optimizer = self.optimizer(meta)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.split(key, self.num_tasks))
+        chosen = self.tasks.select(keys[:, 0])
+
+        def one(choice, keys):
+            problem = self.tasks.get(choice)
+            players = check_players(problem.init(keys[1]))
+            carry = (players, optimizer.init(problem, players, keys[2]))
+            return carry, self.estimator.init(optimizer, carry, jax.random.fold_in(keys[2], 1))
+
+        return chosen, *map_tasks(one, chosen, keys)
+
+    @eqx.filter_jit
+    def _rank(self, meta: Meta, chosen: PyTree, carry: PyTree, key: PRNGKeyArray, horizon: int):
+        """The difficulty of every task over a whole run."""
+        optimizer, curriculum = self.optimizer(meta), self.curriculum
+        assert curriculum is not None
+
+        def one(choice, carry, key):
+            problem = self.tasks.get(choice)
+            samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
+            return curriculum.measure(record(optimizer, problem, carry, samples, horizon)[0]).astype(float)
+
+        return map_tasks(one, chosen, carry, jax.random.split(key, self.num_tasks))
+
+    @eqx.filter_jit
+    def _advance(self, meta: Meta, state: EpochState, key: PRNGKeyArray, index: Array, stop: Array):
+        dynamic, static = eqx.partition((meta, state), eqx.is_array)
+
+        def body(index, dynamic):
+            meta, state = eqx.combine(dynamic, static)
+            return eqx.filter(self._update(meta, state, jax.random.fold_in(key, index)), eqx.is_array)
+
+        return eqx.combine(jax.lax.fori_loop(index, stop, body, dynamic), static)
+
+    def advance(
+        self, meta: Meta, state: EpochState, key: PRNGKeyArray, index: int, stop: int
+    ) -> tuple[Meta, EpochState]:
+        """The truncations `index` to `stop` of an epoch, with one update each: one program for any number of them."""
+        return self._advance(meta, state, key, jnp.asarray(index), jnp.asarray(stop))
+
+    def _update(self, meta: Meta, state: EpochState, key: PRNGKeyArray) -> tuple[Meta, EpochState]:
+        """One truncation and one update of the meta-parameters."""
         keys = jax.random.split(key, self.num_tasks)
-        chosen, players_and_state = self._start(meta.weights, *self._fixed, keys, jnp.asarray(horizon))
-        report = Report(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
-        if self.curriculum is None:
-            return chosen, players_and_state, None, report
-        share = jnp.asarray(self.curriculum.share(epoch), float)
-        ranking = Ranking(self.curriculum, jnp.zeros(self.num_tasks), share)
-        if self.curriculum.ranked == "epoch":
-            args = (meta.weights, *self._fixed, ranking, jax.random.fold_in(key, horizon), horizon)
-            ranking = self._grade(chosen, players_and_state, *args)
-        return chosen, players_and_state, ranking, report
+        batch = Batch(self.tasks, state.chosen, state.inner, keys, self.unroll)
+        out, pullback = self.estimator.unroll(self.optimizer(meta), batch, self.meta_loss)
+        mask, difficulty = self._mask(state, batch, out)
+        values = jnp.where(mask, out.values, jnp.zeros_like(out.values))
+        gradient = pullback(jnp.where(mask, jnp.full_like(values, 1 / self.num_tasks), jnp.zeros_like(values)))
+        healthy = all_finite(gradient) & all_finite(values)
+        with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
+            updates, moments = self.meta_optimizer.update(gradient, meta.state, meta.weights)
+        new = Meta(eqx.apply_updates(meta.weights, updates), moments)
+        report = Report(
+            state.report.meta_loss + values.mean().astype(state.report.meta_loss.dtype),
+            out.losses.mean().astype(state.report.final_loss.dtype),
+            state.report.skipped + (~healthy).astype(state.report.skipped.dtype),
+        )
+        return select(healthy, new, meta), EpochState(state.chosen, out.state, difficulty, state.fraction, report)
 
-    def advance(self, meta: Meta, carry: PyTree, key: PRNGKeyArray, index: int, stop: int, horizon: int):
-        """The truncations `index` to `stop` of an epoch with one update each: `(meta, carry)`, with a `Report` as the
-        last entry of the carry. One compiled call, the same for any number of them and any horizon."""
-        numbers = (jnp.asarray(index), jnp.asarray(stop), jnp.asarray(horizon))
-        return self._advance(meta, carry, key, *numbers, *self._fixed, *self._how)
+    def _mask(self, state: EpochState, batch: Batch, out: Truncation):
+        """The tasks that count, and every task's difficulty with this truncation."""
+        if self.curriculum is None or state.difficulty is None or state.fraction is None:
+            return jnp.ones(self.num_tasks, bool), state.difficulty
+        difficulty, measure = state.difficulty, self.curriculum.measure
+        if self.curriculum.ranked == "update":
+            new = batch.map_problems(lambda problem, unroll: measure(with_problem(unroll, problem)), out.unrolls)
+            difficulty = difficulty + new.astype(difficulty.dtype)
+        return self.curriculum.mask(difficulty, state.fraction), difficulty
 
-    def validate(self, meta: Meta, score: AbstractScore, tasks, keys: Key[Array, " runs"], horizon: int) -> float:
-        rest, own = self._fixed
-        return float(self._validate(meta.weights, rest, own if tasks is None else tasks, score, keys, horizon))
-
-
-def _start(weights, rest, tasks, keys, horizon):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-    keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-    chosen = tasks.select(keys[:, 0])
-
-    def one(choice, keys):
-        problem = tasks.get(choice)
-        players = check_players(problem.init(keys[1]))
-        return players, optimizer.init(problem, players, keys[2])
-
-    return chosen, map_tasks(one, chosen, keys)
-
-
-def _advance(meta, carry, key, index, stop, horizon, rest, tasks, *how):
-    dynamic, static = eqx.partition((meta, carry), eqx.is_array)
-
-    def body(index, dynamic):
-        meta, carry = eqx.combine(dynamic, static)
-        out = _update(meta, carry, jax.random.fold_in(key, index), horizon, rest, tasks, *how)
-        return eqx.filter(out, eqx.is_array)
-
-    return eqx.combine(jax.lax.fori_loop(index, stop, body, dynamic), static)
+    def validate(
+        self, meta: Meta, score: AbstractScore, tasks: AbstractTasks | None, keys: Key[Array, " runs"], horizon: int
+    ) -> float:
+        """The mean score of runs of `horizon` steps; infinite where it is not finite."""
+        tasks = self.tasks if tasks is None else tasks
+        return float(_validate(self.optimizer(meta), tasks, score, keys, horizon))
 
 
-def _update(meta, carry, key, horizon, rest, tasks, estimator, meta_loss, meta_optimizer, unroll):
-    chosen, players_and_state, ranking, report = carry
-    optimizer = eqx.combine(meta.weights, rest).for_horizon(horizon)
-    batch = Batch(tasks, chosen, players_and_state, jax.random.split(key, jax.tree.leaves(chosen)[0].shape[0]))
-    out = estimator.mean(optimizer, batch, unroll, meta_loss, ranking)
-    healthy = all_finite(out.gradient) & all_finite(out.value)
-    with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
-        updates, state = meta_optimizer.update(out.gradient, meta.state, meta.weights)
-    new = Meta(eqx.apply_updates(meta.weights, updates), state)
-    report = Report(
-        report.meta_loss + out.value.mean().astype(report.meta_loss.dtype),
-        out.losses.mean().astype(report.final_loss.dtype),
-        report.skipped + (~healthy).astype(report.skipped.dtype),
-    )
-    return select(healthy, new, meta), (chosen, out.carry, out.ranking, report)
-
-
-def _grade(chosen, players_and_state, weights, rest, tasks, ranking, key, horizon):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-
-    def one(choice, carry, key):
-        problem = tasks.get(choice)
-        samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
-        return ranking.grade(record(optimizer, problem, carry, samples, horizon)[0])
-
-    num = jax.tree.leaves(chosen)[0].shape[0]
-    return ranking.add(map_tasks(one, chosen, players_and_state, jax.random.split(key, num)))
-
-
-def _validate(weights, rest, tasks, score: AbstractScore, keys, horizon):
-    optimizer = eqx.combine(weights, rest).for_horizon(horizon)
-
+@eqx.filter_jit
+def _validate(optimizer, tasks, score: AbstractScore, keys, horizon):
     def one(key):
         task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
         problem = tasks(task_key)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax.learned._network import CoordinatewiseLSTM, LSTMCell, weighted_outputs_gradient
+from nestax.learned._network import CoordinatewiseLSTM, LSTMCell
+from nestax.learned._network_gradient import weighted_outputs_gradient
 
 CONFIGS = {
     "dm": {},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nestax as nx
-from nestax.learned import TwinLSTM
+from nestax.learned import ReleasedRule, TwinLSTM
 
 from ..helpers import Bilinear, Quadratic, assert_close, cast, entry, shapes, unroll
 
@@ -17,6 +17,12 @@ SHARING = ("two-lstm-two-hidden", "two-lstm-share-hidden", "share-lstm-two-hidde
 def game(rows=3, columns=3, dtype=jnp.float64):
     matrix = jnp.linspace(-1.0, 1.5, rows * columns, dtype=dtype).reshape(rows, columns)
     return nx.problems.BilinearGame(matrix, 0.5)
+
+
+def departing(**departures):
+    """The paper's rule with some of the departures of the released code; runs of 10 steps."""
+    literal = {"state_rescale": 1.0, "initial_noise": 0.0, "warmup_fraction": 0.0, "detach_iterates": False}
+    return ReleasedRule(10, **(literal | departures))
 
 
 class TreeGame(nx.AbstractMinimax, nx.AbstractDeterministicProblem):
@@ -77,7 +83,7 @@ def secant_features(own, other, past):
 
 def numpy_run(optimizer, matrix, x, y, num_steps):
     """`num_steps` of recipe D (or of the raw rule) on x^T A y, with plain loops over players and coordinates."""
-    n, secant = len(x), optimizer.rule == "secant"
+    n, secant = len(x), isinstance(optimizer.rule, nx.learned.SecantRule)
     zeros = [[(np.zeros(c.hidden_size), np.zeros(c.hidden_size)) for c in optimizer.networks[0].cells]] * n
     hidden, memory = [list(zeros), list(zeros)], [[(0.0, 0.0, 0.0)] * n, [(0.0, 0.0, 0.0)] * n]
     players = [np.array(x), np.array(y)]
@@ -164,7 +170,7 @@ def test_rescaling_by_zero_takes_the_memory_away(key):
     problem = game()
     players = problem.init(key)
     for rescale, same in ((0.0, True), (1.0, False)):
-        optimizer = TwinLSTM((4,), "gradients", max_step=None, state_rescale=rescale, key=key)
+        optimizer = TwinLSTM((4,), departing(state_rescale=rescale), max_step=None, key=key)
         first = optimizer.init(problem, players, key)
         _, later, _ = optimizer.step(problem, players, first, None)
         moves = [optimizer.step(problem, players, s, None)[0][0] for s in (first, later)]
@@ -174,7 +180,7 @@ def test_rescaling_by_zero_takes_the_memory_away(key):
 def test_sign_warm_up_moves_by_the_schedule(key):
     """Release: half-steps k < 0.2 N move by sign(output) s_k with s_k linear from 1e-4 below 1e-1."""
     problem = nx.problems.Seesaw(1.0, 1.0)
-    optimizer = TwinLSTM((4,), "gradients", max_step=None, sign_warmup_fraction=0.2, key=key).for_horizon(10)
+    optimizer = TwinLSTM((4,), departing(warmup_fraction=0.2), max_step=None, key=key)
     players = (jnp.array(0.1), jnp.array(0.2))
     out = unroll(problem, optimizer, 3, key, players)
     state, sizes = optimizer.init(problem, players, key), []
@@ -194,7 +200,7 @@ def test_detached_iterates_leave_each_move_its_own_change(key):
     players = problem.init(key)
 
     def second_iterate(scale, detach):
-        optimizer = TwinLSTM((4,), "gradients", output_scale=scale, max_step=None, detach_iterates=detach, key=key)
+        optimizer = TwinLSTM((4,), departing(detach_iterates=detach), output_scale=scale, max_step=None, key=key)
         state = optimizer.init(problem, players, key)
         middle, state, _ = optimizer.step(problem, players, state, None)
         last, _, _ = optimizer.step(problem, middle, state, None)
@@ -209,7 +215,7 @@ def test_detached_iterates_leave_each_move_its_own_change(key):
 
 
 def test_the_initial_state_has_the_noise(key):
-    state = TwinLSTM((50, 50), initial_noise=0.01, key=key).init(game(), game().init(key), key)
+    state = TwinLSTM((50, 50), departing(initial_noise=0.01), key=key).init(game(), game().init(key), key)
     values = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.hidden)])
     np.testing.assert_allclose(values.std(), 0.01, rtol=0.05)
 
@@ -282,22 +288,31 @@ def test_gradient_with_respect_to_the_scale(key):
     np.testing.assert_allclose(slope, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*nx.learned.TWIN_PRESETS, "krylov"])
-def test_save_and_load(name, key, tmp_path):
-    make = nx.learned.TwinKrylov(memory=3, key=key) if name == "krylov" else nx.learned.twin_preset(name, key=key)
-    nx.learned.save(tmp_path / "twin.safetensors", make)
-    loaded = nx.learned.load(tmp_path / "twin.safetensors")
-    assert eqx.tree_equal(loaded, make)
+def test_save_and_load(key, tmp_path):
+    optimizer = nx.learned.TwinKrylov(memory=3, key=key)
+    nx.learned.save(tmp_path / "twin.safetensors", optimizer)
+    assert eqx.tree_equal(nx.learned.load(tmp_path / "twin.safetensors"), optimizer)
 
 
 def test_presets_have_the_published_constants(key):
-    paper, release = (nx.learned.twin_preset(name, key=key) for name in ("paper", "release"))
-    assert (paper.detach_iterates, float(paper.state_rescale), float(paper.sign_warmup_fraction)) == (False, 1.0, 0.0)
-    assert (release.detach_iterates, float(release.state_rescale), float(release.initial_noise)) == (True, 1e-4, 0.01)
-    assert [float(release.sign_warmup_fraction), float(release.sign_warmup_start)] == [0.2, 1e-4]
+    paper, release = (nx.learned.preset(name, key=key) for name in ("twin-paper", "twin-release"))
+    assert isinstance(paper.rule, nx.learned.GradientRule)
+    rule = release.rule
+    assert (rule.detach_iterates, float(rule.state_rescale), float(rule.initial_noise)) == (True, 1e-4, 0.01)
+    assert [float(x) for x in (rule.warmup_fraction, rule.warmup_start, rule.warmup_stop)] == [0.2, 1e-4, 0.1]
     assert release.max_step is paper.max_step is None
     assert {o.networks[0].hidden_sizes for o in (paper, release)} == {(50, 50)}
-    assert nx.learned.twin_preset("release-matrix", key=key).networks[0].hidden_sizes == (80, 80)
+    assert nx.learned.preset("twin-release-matrix", key=key).networks[0].hidden_sizes == (80, 80)
+
+
+def test_the_released_preset_warms_up_in_solve(key):
+    """Its moves k = 1, 2, ... have the published sizes, whoever runs it."""
+    problem = nx.problems.Seesaw(1.0, 1.0)
+    release = nx.learned.preset("twin-release", key=key)
+    players = (jnp.array(0.1), jnp.array(0.2))
+    moved = nx.solve(problem, release, num_steps=1, key=key, players=players).players
+    sizes = [float(abs(a - b)) for a, b in zip(moved, players)]
+    np.testing.assert_allclose(sizes, [1e-4, 1e-4 + 0.0999 / 20], rtol=1e-9)  # 20 of the 100 moves of 50 steps
 
 
 def test_errors(key, unchecked):
@@ -312,12 +327,18 @@ def test_errors(key, unchecked):
     with pytest.raises(ValueError, match="got 2 and 3"):
         TwinLSTM((3,), sharing="two-lstm-share-hidden", key=key).init(game(2, 3), game(2, 3).init(key), key)
     with pytest.raises(ValueError, match="'secant', 'gradients'"):
-        TwinLSTM(rule="raw", key=key)  # pyright: ignore[reportArgumentType]
+        TwinLSTM(rule="raw", key=key)
     with pytest.raises(ValueError, match="share-lstm-share-hidden"):
         TwinLSTM(sharing="both", key=key)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="at least one layer"):
         TwinLSTM((), key=key)
-    with pytest.raises(ValueError, match="Did you mean 'release'"):
-        nx.learned.twin_preset("relese", key=key)
+    with pytest.raises(ValueError, match="needs the steps of a run"):
+        TwinLSTM(rule="released", key=key)
+    with pytest.raises(ValueError, match="`horizon` must be a positive"):
+        ReleasedRule(0)
+    with pytest.raises(ValueError, match="warmup_fraction"):
+        ReleasedRule(10, warmup_fraction=1.5)
+    with pytest.raises(ValueError, match="Did you mean 'twin-release'"):
+        nx.learned.preset("twin-relese", key=key)
     with pytest.raises(ValueError, match="`memory` must be at least 1"):
         nx.learned.TwinKrylov(memory=0, key=key)

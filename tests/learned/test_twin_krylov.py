@@ -18,10 +18,8 @@ def norms(game, players):
 
 def path(game, optimizer, num_steps, key):
     players = game.init(key)
-    carry = (players, optimizer.init(game, players, key))
-    return eqx.filter_jit(meta.TruncatedBackprop())(
-        optimizer, game, carry, None, num_steps, meta.RelativeLog(measures.SquaredGradientNorm()), key
-    )
+    batch = meta.Batch.of(game, (players, optimizer.init(game, players, key)), num_steps, key)
+    return eqx.filter_jit(meta.TruncatedBackprop())(optimizer, batch, meta.RelativeLog(measures.SquaredGradientNorm()))
 
 
 def steered(key, memory=12):
@@ -35,9 +33,9 @@ def test_a_linear_game_ends_after_as_many_steps_as_it_has_coordinates(key):
     """The joint gradient is linear in 7 coordinates: 7 independent moves tell all of it, whatever the networks say."""
     game = nx.problems.QuadraticGame.random(key, rows=3, columns=4, condition=20.0)
     for optimizer in (TwinKrylov((3,), memory=12, key=key), steered(key)):
-        unrolled = path(game, optimizer, 12, key).unroll
-        assert unrolled is not None
-        sizes = norms(game, unrolled.players)
+        unrolls = path(game, optimizer, 12, key)[0].unrolls
+        assert unrolls is not None
+        sizes = norms(game, jax.tree.map(lambda x: x[0], unrolls.players))
         assert sizes[6] > 1e-6 * sizes[0]
         assert sizes[9] < 1e-8 * sizes[0]
         assert sizes.max() < 100 * sizes[0]
@@ -95,12 +93,12 @@ def test_the_meta_gradient_is_finite_differences(key):
         return o.networks[0].readout_bias
 
     optimizer = eqx.tree_at(get, optimizer, jnp.array([0.1, -0.2, 0.1]))
-    gradient = get(path(game, optimizer, 4, key).gradient)
+    gradient = get(path(game, optimizer, 4, key)[1])
     for i in range(3):
         values = []
         for step in (1e-5, -1e-5):
             moved = eqx.tree_at(get, optimizer, get(optimizer).at[i].add(step))
-            values.append(float(path(game, moved, 4, key).value))
+            values.append(float(path(game, moved, 4, key)[0].values[0]))
         expected = (values[0] - values[1]) / 2e-5
         assert abs(expected) > 1e-6
         np.testing.assert_allclose(gradient[i], expected, rtol=1e-5)

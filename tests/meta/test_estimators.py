@@ -8,6 +8,7 @@ import pytest
 
 import nestax as nx
 from nestax import meta
+from nestax.meta._coordinate_sum import _network_gradient
 
 from ..helpers import NoisyQuadratic
 
@@ -41,48 +42,51 @@ def small_rnnprop(key):
 
 
 def setup(optimizer, problem, key):
-    players = problem.init(key)
-    # some steps before, so that states are not zero
-    solution = nx.solve(problem, optimizer, num_steps=3, key=key, players=players)
-    samples = jax.tree.map(lambda x: x[:, None], problem.samples(jax.random.fold_in(key, 1), STEPS + 1))
-    return (solution.players, solution.state), samples
+    """One truncation, begun after some steps, so that states are not zero."""
+    solution = nx.solve(problem, optimizer, num_steps=3, key=key)
+    return meta.Batch.of(problem, (solution.players, solution.state), STEPS, jax.random.fold_in(key, 1))
 
 
-def gradient_leaves(out):
-    return jax.tree.leaves(out.gradient)
+def stack(batches):
+    """Several truncations on one problem as one batch."""
+    tasks = batches[0].tasks
+    chosen, state, keys = (
+        jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        for parts in zip(*((b.chosen, b.state, b.keys) for b in batches))
+    )
+    return meta.Batch(tasks, chosen, state, keys, STEPS)
 
 
 @pytest.mark.parametrize(
     ("make", "loss"), [(small_dm, "sum"), (small_dm, "log"), (small_rnnprop, "last"), (small_rnnprop, "weights")]
 )
 def test_coordinate_sum_is_plain_autodiff(make, loss, key):
-    optimizer, problem = make(key), TwoLeaves()
-    carry, samples = setup(optimizer, problem, key)
-    outs = [
-        eqx.filter_jit(estimator)(optimizer, problem, carry, samples, STEPS, META_LOSSES[loss], key)
+    optimizer = make(key)
+    batch = setup(optimizer, TwoLeaves(), key)
+    (a, gradient), (b, other) = (
+        eqx.filter_jit(estimator)(optimizer, batch, META_LOSSES[loss])
         for estimator in (meta.TruncatedBackprop(), meta.CoordinateSum())
-    ]
-    np.testing.assert_allclose(outs[0].value, outs[1].value, rtol=1e-12)
-    np.testing.assert_allclose(outs[0].losses, outs[1].losses, rtol=1e-12)
-    assert jax.tree.structure(outs[0].gradient) == jax.tree.structure(outs[1].gradient)
-    for a, b in zip(gradient_leaves(outs[0]), gradient_leaves(outs[1])):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * float(jnp.abs(a).max()))
-    for a, b in zip(jax.tree.leaves(outs[0].carry), jax.tree.leaves(outs[1].carry)):
-        np.testing.assert_allclose(a, b, rtol=1e-10)
+    )
+    np.testing.assert_allclose(a.values, b.values, rtol=1e-12)
+    np.testing.assert_allclose(a.losses, b.losses, rtol=1e-12)
+    assert jax.tree.structure(gradient) == jax.tree.structure(other)
+    for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(other)):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12 * float(jnp.abs(x).max()))
+    for x, y in zip(jax.tree.leaves(a.state), jax.tree.leaves(b.state)):
+        np.testing.assert_allclose(x, y, rtol=1e-10)
 
 
 def test_truncated_backprop_through_second_derivatives_is_finite_differences(key):
     """With gradients differentiated too, the meta-gradient is the derivative of the meta-loss: central differences."""
     optimizer = nx.learned.RNNprop(hidden_sizes=(3,), projection_size=2, second_derivatives=True, key=key)
-    problem = TwoLeaves()
-    carry, samples = setup(optimizer, problem, key)
-    run = eqx.filter_jit(lambda o: meta.TruncatedBackprop()(o, problem, carry, samples, STEPS, meta.Sum(), key))
-    gradient = run(optimizer).gradient.network.readout_weight
+    batch = setup(optimizer, TwoLeaves(), key)
+    run = eqx.filter_jit(lambda o: meta.TruncatedBackprop()(o, batch, meta.Sum()))
+    gradient = run(optimizer)[1].network.readout_weight
     for i in range(3):
         values = []
         for step in (1e-5, -1e-5):
             moved = optimizer.network.readout_weight.at[i].add(step)
-            values.append(float(run(eqx.tree_at(lambda o: o.network.readout_weight, optimizer, moved)).value))
+            values.append(float(run(eqx.tree_at(lambda o: o.network.readout_weight, optimizer, moved))[0].values[0]))
         np.testing.assert_allclose(gradient[i], (values[0] - values[1]) / 2e-5, rtol=1e-5)
 
 
@@ -100,32 +104,36 @@ def test_first_order_meta_gradient_of_a_linear_field_is_finite_differences(key):
 
     optimizer, problem = nx.learned.L2ODM(hidden_sizes=(3,), key=key), Linear(jnp.array([1.0, -0.5, 0.01]))
     carry = (problem.init(key), optimizer.init_update(problem.init(key)))
-    run = eqx.filter_jit(lambda o: meta.CoordinateSum()(o, problem, carry, None, STEPS, meta.Sum(), key))
-    gradient = run(optimizer).gradient.network.cells[0].bias
-    values = [
-        float(
-            run(
-                eqx.tree_at(lambda o: o.network.cells[0].bias, optimizer, replace_fn=lambda b, s=s: b.at[4].add(s))
-            ).value
-        )
-        for s in (1e-5, -1e-5)
-    ]
+    batch = meta.Batch.of(problem, carry, STEPS, key)
+    run = eqx.filter_jit(lambda o: meta.CoordinateSum()(o, batch, meta.Sum()))
+    gradient = run(optimizer)[1].network.cells[0].bias
+
+    def moved(step):
+        return eqx.tree_at(lambda o: o.network.cells[0].bias, optimizer, replace_fn=lambda b: b.at[4].add(step))
+
+    values = [float(run(moved(step))[0].values[0]) for step in (1e-5, -1e-5)]
     np.testing.assert_allclose(gradient[4], (values[0] - values[1]) / 2e-5, rtol=1e-6)
 
 
 def test_a_random_subset_is_unbiased(key):
     """The mean over *all* equally likely subsets is the exact gradient: one coordinate of each leaf at a time."""
     optimizer, problem = small_rnnprop(key), NoisyQuadratic(jnp.array(0.5), 3)
-    carry, samples = setup(optimizer, problem, key)
-    exact = gradient_leaves(
-        eqx.filter_jit(meta.CoordinateSum())(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
-    )
-    run = eqx.filter_jit(meta.CoordinateSum(1))
+    batch = setup(optimizer, problem, key)
+    estimator = meta.CoordinateSum(1)
+    samples = jax.tree.map(lambda x: x[:, None], problem.samples(key, STEPS + 1))
+    carry = jax.tree.map(lambda x: x[0], batch.state)
+
+    @eqx.filter_jit
+    def run(estimator, key):
+        _, recorded = estimator._forward(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
+        return _network_gradient(optimizer, jnp.array(1.0), recorded)
+
+    exact = jax.tree.leaves(run(meta.CoordinateSum(), key))
     found = {}
     for seed in range(60):
         k = jax.random.key(seed)
-        leaves = gradient_leaves(run(optimizer, problem, carry, samples, STEPS, meta.Sum(), k))
-        index, _ = meta.CoordinateSum(1)._draw([3], jnp.float64, k)
+        leaves = jax.tree.leaves(run(estimator, k))
+        index, _ = estimator._draw([3], jnp.float64, k)
         assert index is not None
         chosen = int(index[0])
         if chosen in found:  # a subset determines the estimate
@@ -140,39 +148,43 @@ def test_a_random_subset_is_unbiased(key):
 
 def test_small_leaves_count_in_full(key):
     """With a bound at the size of the largest leaf nothing is drawn at all."""
-    optimizer, problem = small_rnnprop(key), TwoLeaves()
-    carry, samples = setup(optimizer, problem, key)
-    exact = eqx.filter_jit(meta.CoordinateSum())(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
-    same = eqx.filter_jit(meta.CoordinateSum(12))(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
-    drawn = eqx.filter_jit(meta.CoordinateSum(11))(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
-    assert eqx.tree_equal(exact.gradient, same.gradient)
-    assert not eqx.tree_equal(exact.gradient, drawn.gradient)
+    optimizer = small_rnnprop(key)
+    batch = setup(optimizer, TwoLeaves(), key)
+    exact, same, drawn = (
+        eqx.filter_jit(meta.CoordinateSum(most))(optimizer, batch, meta.Sum())[1] for most in (None, 12, 11)
+    )
+    assert eqx.tree_equal(exact, same)
+    assert not eqx.tree_equal(exact, drawn)
 
 
-def test_many_tasks_by_vmap_are_a_loop(key):
-    optimizer, problem = small_rnnprop(key), TwoLeaves()
-    pairs = [setup(optimizer, problem, jax.random.fold_in(key, i)) for i in range(3)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *pairs)
+@pytest.mark.parametrize("estimator", [meta.TruncatedBackprop(), meta.CoordinateSum()])
+def test_a_batch_is_the_weighted_sum_of_its_tasks(estimator, key):
+    optimizer = small_rnnprop(key)
+    singles = [setup(optimizer, TwoLeaves(), jax.random.fold_in(key, i)) for i in range(3)]
 
     @eqx.filter_jit
-    def run(carry, samples):
-        return meta.CoordinateSum()(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
+    def run(batch, weights):
+        out, pullback = estimator.unroll(optimizer, batch, meta.Sum())
+        return out.values, pullback(weights)
 
-    batch = jax.vmap(run)(*stacked)
-    for i, pair in enumerate(pairs):
-        for a, b in zip(gradient_leaves(run(*pair)), gradient_leaves(batch)):
-            np.testing.assert_allclose(a, b[i], rtol=1e-9, atol=1e-13)
+    weights = jnp.array([0.5, 0.0, 2.0])
+    values, gradient = run(stack(singles), weights)
+    parts = [run(batch, jnp.ones(1)) for batch in singles]
+    np.testing.assert_allclose(values, jnp.concatenate([v for v, _ in parts]), rtol=1e-12)
+    expected = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g)), *(g for _, g in parts))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_errors(key, unchecked):
-    optimizer, problem = nx.learned.RNNprop(second_derivatives=True, key=key), TwoLeaves()
-    carry, samples = setup(optimizer, problem, key)
+    optimizer = nx.learned.RNNprop((3,), 2, second_derivatives=True, key=key)
+    batch = setup(optimizer, TwoLeaves(), key)
     with pytest.raises(ValueError, match="TruncatedBackprop"):
-        meta.CoordinateSum()(optimizer, problem, carry, samples, STEPS, meta.Sum(), key)
+        meta.CoordinateSum()(optimizer, batch, meta.Sum())
     with pytest.raises(ValueError, match="at least 1"):
         meta.CoordinateSum(0)
     with pytest.raises(ValueError, match="has 7 losses"):
-        meta.TruncatedBackprop()(optimizer, problem, carry, samples, STEPS, meta.Sum(jnp.ones(3)), key)
+        meta.TruncatedBackprop()(optimizer, batch, meta.Sum(jnp.ones(3)))
 
 
 def test_meta_losses_are_their_formulas():

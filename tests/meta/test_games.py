@@ -1,7 +1,5 @@
 """Meta-objectives of games, curriculum, instances: closed forms, identities, finite differences."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -124,15 +122,16 @@ def test_meta_gradients_are_finite_differences(objective, key):
     """With second derivatives on nothing is held constant, apart from the carry and the first measure."""
     optimizer = nx.learned.TwinLSTM((3,), second_derivatives=True, key=key)
     players = (jnp.array(0.31), jnp.array(-0.22))
-    carry = (players, optimizer.init(PROBLEM, players, key))
-    run = eqx.filter_jit(lambda o: meta.TruncatedBackprop()(o, PROBLEM, carry, None, STEPS, objective, key))
+    batch = meta.Batch.of(PROBLEM, (players, optimizer.init(PROBLEM, players, key)), STEPS, key)
+    run = eqx.filter_jit(lambda o: meta.TruncatedBackprop()(o, batch, objective))
 
     def get(o):
         return o.networks[1].cells[0].bias
 
-    gradient = get(run(optimizer).gradient)
+    gradient = get(run(optimizer)[1])
     for i in (0, 5):
-        values = [float(run(eqx.tree_at(get, optimizer, get(optimizer).at[i].add(h))).value) for h in (1e-5, -1e-5)]
+        moved = [eqx.tree_at(get, optimizer, get(optimizer).at[i].add(h)) for h in (1e-5, -1e-5)]
+        values = [float(run(o)[0].values[0]) for o in moved]
         assert abs(gradient[i]) > 1e-6
         np.testing.assert_allclose(gradient[i], (values[0] - values[1]) / 2e-5, rtol=1e-5)
 
@@ -141,17 +140,17 @@ def test_an_unroll_is_what_a_rollout_visits(key):
     optimizer = nx.learned.TwinLSTM((2,), "gradients", key=key)
     players = PROBLEM.init(key)
     carry = (players, optimizer.init(PROBLEM, players, key))
-    run = eqx.filter_jit(meta.TruncatedBackprop())
-    out = run(optimizer, PROBLEM, carry, None, STEPS, meta.ObjectiveReward(), key)
-    assert out.unroll is not None
+    batch = meta.Batch.of(PROBLEM, carry, STEPS, key)
+    out, _ = eqx.filter_jit(meta.TruncatedBackprop())(optimizer, batch, meta.ObjectiveReward())
+    assert out.unrolls is not None
+    seen, end = jax.tree.map(lambda x: x[0], (out.unrolls.players, out.state))
     state, visited = carry[1], [players]
     for _ in range(STEPS):
         players, state, _ = optimizer.step(PROBLEM, players, state, None)
         visited.append(players)
-    assert_close(out.unroll.players, jax.tree.map(lambda *p: jnp.stack(p), *visited), rtol=1e-10)
-    assert_close(out.carry, (players, state), rtol=1e-10)
-    expected = f(np.asarray(out.unroll.players[0]), np.asarray(out.unroll.players[1]))
-    np.testing.assert_allclose(out.losses, expected, rtol=1e-9)
+    assert_close(seen, jax.tree.map(lambda *p: jnp.stack(p), *visited), rtol=1e-10)
+    assert_close(end, (players, state), rtol=1e-10)
+    np.testing.assert_allclose(out.losses[0], f(np.asarray(seen[0]), np.asarray(seen[1])), rtol=1e-9)
 
 
 def make(key, *, scale):
@@ -159,7 +158,7 @@ def make(key, *, scale):
 
 
 def test_drawn_problems_and_finite_sets(key):
-    tasks = meta.Drawn(make, scale=jnp.array(3.0))
+    tasks = meta.FromSampler(make, scale=jnp.array(3.0))
     assert_close(tasks(key), make(key, scale=jnp.array(3.0)))
     instances = meta.Instances.draw(tasks, 5, key)
     singles = [make(k, scale=3.0).curvature for k in jax.random.split(key, 5)]
@@ -193,14 +192,14 @@ def test_random_units_scale_payoff_and_axis(key):
 
 def test_curriculum_keeps_the_easiest():
     curriculum = meta.InstanceCurriculum()
-    assert [curriculum.share(e) for e in (0, 9, 80, 150)] == [0.2, pytest.approx(0.29), 1.0, 1.0]
-    grades = jnp.array([5.0, 1.0, jnp.inf, 3.0, 2.0])
-    for share, expected in ((0.2, [1]), (0.6, [1, 3, 4]), (1.0, [0, 1, 2, 3, 4]), (0.01, [1])):
-        np.testing.assert_array_equal(np.flatnonzero(curriculum.select(grades, jnp.array(share))), expected)
-    hundred = curriculum.select(jnp.arange(100.0), jnp.asarray(0.29))
+    assert [curriculum.fraction(e) for e in (0, 9, 80, 150)] == [0.2, pytest.approx(0.29), 1.0, 1.0]
+    difficulties = jnp.array([5.0, 1.0, jnp.inf, 3.0, 2.0])
+    for fraction, expected in ((0.2, [1]), (0.6, [1, 3, 4]), (1.0, [0, 1, 2, 3, 4]), (0.01, [1])):
+        np.testing.assert_array_equal(np.flatnonzero(curriculum.mask(difficulties, jnp.array(fraction))), expected)
+    hundred = curriculum.mask(jnp.arange(100.0), jnp.asarray(0.29))
     assert int(hundred.sum()) == 29  # 0.29 * 100 is 28.999... in floating point
     unroll, _, _ = path()
-    np.testing.assert_allclose(curriculum.grade(unroll), meta.TrajectorySum(SECOND)(unroll))
+    np.testing.assert_allclose(curriculum.measure(unroll), meta.TrajectorySum(SECOND)(unroll))
 
 
 SMALL = {"schedule": [(4, 1)], "unroll": 2, "num_tasks": 4, "meta_loss": meta.Relative(GRADIENT)}
@@ -210,7 +209,7 @@ SMALL = {"schedule": [(4, 1)], "unroll": 2, "num_tasks": 4, "meta_loss": meta.Re
 def test_a_curriculum_trains_on_the_easiest_instances(ranked, key):
     """One update of plain descent: with one of four, on the gradient of the easiest over 4; with all, on the mean."""
     optimizer = nx.learned.TwinLSTM((2,), "gradients", key=key)
-    tasks = meta.Instances.draw(meta.Drawn(nx.problems.Seesaw.random, a=(0.0, 5.0)), 4, key)
+    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random, a=(0.0, 5.0)), 4, key)
     settings = SMALL | {"schedule": [(2, 1)], "meta_optimizer": optax.sgd(1e-3)}
     curricula = [meta.InstanceCurriculum(start=start, ranked=ranked) for start in (0.3, 1.0)]
     one, everything = (
@@ -223,9 +222,11 @@ def test_a_curriculum_trains_on_the_easiest_instances(ranked, key):
         problem = tasks.get(i)
         players = problem.init(init_key)
         carry = (players, optimizer.init(problem, players, state_key))
-        out = meta.TruncatedBackprop()(optimizer, problem, carry, None, 2, settings["meta_loss"], k)
-        assert out.unroll is not None
-        return out.gradient.networks, curricula[0].grade(out.unroll)
+        out, gradient = meta.TruncatedBackprop()(optimizer, meta.Batch.of(problem, carry, 2, k), settings["meta_loss"])
+        assert out.unrolls is not None
+        players = jax.tree.map(lambda x: x[0], out.unrolls.players)
+        path = measures.Trajectory(problem, players, None, out.unrolls.losses[0])
+        return gradient.networks, curricula[0].measure(path)
 
     epoch_key = jax.random.fold_in(jax.random.split(jax.random.key(0))[0], 0)
     outs = [unroll(jnp.array(i), k) for i, k in enumerate(jax.random.split(epoch_key, 4))]
@@ -262,14 +263,15 @@ def test_validation_by_a_score_and_on_other_problems(key):
 def test_the_default_recipe_learns(key):
     """A few updates of the default recipe on one easy game lower its meta-loss by more than a tenth."""
     optimizer = nx.learned.TwinLSTM((4,), key=key)
-    settings = meta.twin_training("twin") | {"schedule": [(10, 15)], "unroll": 10, "num_tasks": 4, "validation": None}
-    history = meta.train(optimizer, meta.Drawn(nx.problems.Seesaw.random), **settings, key=jax.random.key(0)).history
+    settings = meta.twin_training() | {"schedule": [(10, 15)], "unroll": 10, "num_tasks": 4, "validation": None}
+    tasks = meta.FromSampler(nx.problems.Seesaw.random)
+    history = meta.train(optimizer, tasks, **settings, key=jax.random.key(0)).history
     assert history[-1]["meta_loss"] < 0.9 * history[0]["meta_loss"]
 
 
 def test_runs_resume_bit_for_bit_with_a_curriculum(key, tmp_path):
-    optimizer = nx.learned.TwinLSTM((2,), "gradients", initial_noise=0.01, sign_warmup_fraction=0.2, key=key)
-    tasks = meta.Instances.draw(meta.Drawn(nx.problems.Seesaw.random), 2, key)
+    optimizer = nx.learned.TwinLSTM((2,), nx.learned.ReleasedRule(4), key=key)
+    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 2, key)
     validation = meta.Validation(every=1, horizon=4, num_runs=2, score=measures.SuccessRate(), tasks=tasks)
     settings = SMALL | {"schedule": [(4, 2)], "curriculum": meta.InstanceCurriculum(0.5), "validation": validation}
     settings |= {
@@ -285,7 +287,7 @@ def test_runs_resume_bit_for_bit_with_a_curriculum(key, tmp_path):
 
 
 def test_training_settings_are_the_published_ones():
-    paper, release, ours = (meta.twin_training(name) for name in ("paper", "release", "twin"))
+    paper, release, ours = meta.twin_paper_training(), meta.twin_release_training(), meta.twin_training()
     assert (paper["schedule"], paper["unroll"], release["schedule"], release["unroll"]) == (
         ((1_000, 200),),
         10,
@@ -294,22 +296,22 @@ def test_training_settings_are_the_published_ones():
     )
     assert (paper["meta_loss"].own_variable, release["meta_loss"].skip_last) == (False, True)
     assert {s["num_tasks"] for s in (paper, release, ours)} == {128}
-    assert dataclasses.replace(release["validation"]).horizon == 500
-    with pytest.raises(ValueError, match="Did you mean 'release'"):
-        meta.twin_training("relase")
+    assert release["validation"].horizon == 500
+    horizon = nx.learned.PRESETS["twin-release"].arguments["rule"]["horizon"]
+    assert release["schedule"][0][0] == horizon  # the warm-up is spread over the runs of the training
 
 
 def test_errors(key, unchecked):
     twin, problem = nx.learned.TwinLSTM((3,), key=key), Quadratic(jnp.ones(2))
     carry = (PROBLEM.init(key), twin.init(PROBLEM, PROBLEM.init(key), key))
     with pytest.raises(ValueError, match=r"for problems with one player, got 2\. For games pass a meta-objective"):
-        meta.TruncatedBackprop()(twin, PROBLEM, carry, None, STEPS, meta.Sum(), key)
+        meta.TruncatedBackprop()(twin, meta.Batch.of(PROBLEM, carry, STEPS, key), meta.Sum())
     rnnprop = nx.learned.RNNprop((3,), 2, key=key)
-    start = (problem.init(key), rnnprop.init_update(problem.init(key)))
+    start = meta.Batch.of(problem, (problem.init(key), rnnprop.init_update(problem.init(key))), STEPS, key)
     with pytest.raises(ValueError, match="functions of the losses, got ObjectiveReward"):
-        meta.CoordinateSum()(rnnprop, problem, start, None, STEPS, meta.ObjectiveReward(), key)
+        meta.CoordinateSum()(rnnprop, start, meta.ObjectiveReward())
     with pytest.raises(ValueError, match="`ObjectiveReward` is for zero-sum games of two players, got Quadratic"):
-        meta.TruncatedBackprop()(rnnprop, problem, start, None, STEPS, meta.ObjectiveReward(), key)
+        meta.TruncatedBackprop()(rnnprop, start, meta.ObjectiveReward())
     with pytest.raises(ValueError, match="does not know the distance"):
         measures.SquaredDistance()(problem, problem.init(key), None)
     with pytest.raises(ValueError, match="must be a meta-objective"):
@@ -322,6 +324,6 @@ def test_errors(key, unchecked):
         meta.RandomGameScale(meta.Fixed(problem))(key)
     with pytest.raises(ValueError, match="one leading axis"):
         meta.Instances(nx.problems.BilinearGame(jnp.ones((2, 3)), 0.5))
-    instances = meta.Instances.draw(meta.Drawn(nx.problems.Seesaw.random), 2, key)
+    instances = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 2, key)
     with pytest.raises(ValueError, match="There are 2 instances"):
         instances.select(jax.random.split(key, 3))

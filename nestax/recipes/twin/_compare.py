@@ -18,6 +18,7 @@ from ..._storage import save_figure
 from ...evaluation import GameRuns
 from ...measures import AbstractScore, Proportion, cost_at, first_below, success_rates, tail
 from .._cache import cached
+from ._seesaw import for_run
 
 
 def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractProblem:
@@ -144,8 +145,7 @@ def measure_on(
     tolerances: tuple[float, ...],
 ) -> dict[str, Any]:
     """Runs on test games, summarized, with the wall-clock of a step of a single run."""
-    if isinstance(optimizer, learned.AbstractLearnedOptimizer):
-        optimizer = optimizer.for_horizon(num_steps)
+    optimizer = for_run(optimizer, num_steps)
     key = jax.random.key(seed)
     runs = evaluation.run_games(games, optimizer, num_steps=num_steps, key=key, num_starts=num_starts)
     first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)

@@ -1,4 +1,4 @@
-"""What the recipes on Seesaw share: training by variant, the test set, success rates and their table cells."""
+"""Shared parts of the recipes on Seesaw: training by variant, the test set, success rates and their table cells."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -26,10 +27,10 @@ def as_json(protocol: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(protocol)))
 
 
-def seesaw(number: int) -> meta.Drawn:
+def seesaw(number: int) -> meta.FromSampler:
     """Fresh Seesaw problems of one of the seven ranges. The intervals are arrays, so that all share a compilation."""
     intervals = {name: jnp.asarray(interval, float) for name, interval in catalogue.SEESAW_RANGES[number].items()}
-    return meta.Drawn(problems.Seesaw.random, **intervals)
+    return meta.FromSampler(problems.Seesaw.random, **intervals)
 
 
 def test_runs(
@@ -38,9 +39,15 @@ def test_runs(
     """Runs on the test instances of a range: the same ones, from the same starts, for every optimizer."""
     instance_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1_000 + number))
     games = jax.vmap(seesaw(number))(jax.random.split(instance_key, num_instances))
-    if isinstance(optimizer, learned.AbstractLearnedOptimizer):
-        optimizer = optimizer.for_horizon(num_steps)
+    optimizer = for_run(optimizer, num_steps)
     return run_games(games, optimizer, num_steps=num_steps, key=start_key, num_starts=num_starts)
+
+
+def for_run(optimizer: AbstractOptimizer, num_steps: int) -> AbstractOptimizer:
+    """The optimizer for runs of so many steps: the warm-up of the released rule is a fraction of a run."""
+    if not isinstance(optimizer, learned.TwinLSTM) or not isinstance(optimizer.rule, learned.ReleasedRule):
+        return optimizer
+    return eqx.tree_at(lambda o: o.rule.horizon, optimizer, jnp.asarray(num_steps, float))
 
 
 def rates(runs: GameRuns) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def train_twin(
     **changes: Any,
 ) -> meta.MetaTraining:
     """A `TwinLSTM` in a published variant, with `changes` of its arguments, trained with these settings."""
-    arguments = {**learned.TWIN_PRESETS[variant][0], **changes}
+    arguments = {**learned.PRESETS[variant].arguments, **changes}
     optimizer = learned.TwinLSTM(**arguments, key=jax.random.key(seed))
     return meta.train(
         optimizer, tasks, key=jax.random.key(seed), run=folder, resume=True, progress=progress, **settings

@@ -63,7 +63,7 @@ TITLE = "Mean distances after the last step (x, y) and SR1/SR2 in percent, per s
 
 
 def _released(protocol: Protocol) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    settings = meta.twin_training("release")
+    settings = meta.twin_release_training()
     validation = dataclasses.replace(
         settings["validation"], tasks=seesaw(protocol.number), every=min(5, protocol.release_epochs)
     )
@@ -73,11 +73,11 @@ def _released(protocol: Protocol) -> tuple[str, dict[str, Any], dict[str, Any]]:
         "meta_optimizer": optax.adam(protocol.release_rate),
         "validation": validation,
     }
-    return "release", settings, {"hidden_sizes": protocol.hidden_sizes}
+    return "twin-release", settings, {"hidden_sizes": protocol.hidden_sizes}
 
 
 def _default(protocol: Protocol) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    settings = meta.twin_training("twin")
+    settings = meta.twin_training()
     every = min(5, protocol.default_epochs)
     validation = dataclasses.replace(settings["validation"], every=every, horizon=protocol.num_steps, num_runs=64)
     settings |= {

@@ -89,7 +89,7 @@ def _slug(name: str) -> str:
 
 def settings_for(kind: str, epochs: int, num_tasks: int, validation_runs: int) -> dict[str, Any]:
     """How a learned optimizer is trained: `TwinLSTM` by its default recipe, `TwinKrylov` as in `twin/beyond`."""
-    settings = meta.twin_training("twin")
+    settings = meta.twin_training()
     validation = dataclasses.replace(settings["validation"], num_runs=validation_runs, every=min(5, epochs))
     if kind == "krylov":
         rate = optax.cosine_decay_schedule(1e-3, epochs)
@@ -111,7 +111,7 @@ def _train(kind: str, name: str, seed: int, protocol: Protocol, folder: Path, pr
     settings = settings_for(kind, protocol.epochs, num_tasks, protocol.validation_runs)
     # the differences of gradients that TwinKrylov lives on are rough in float32
     with jax.enable_x64(kind == "krylov" or jax.config.jax_enable_x64):
-        tasks = meta.RandomGameScale(meta.Drawn(GAMES[name]))
+        tasks = meta.RandomGameScale(meta.FromSampler(GAMES[name]))
         return train(optimizers[kind](key=jax.random.key(seed)), tasks, settings, seed, folder, progress)
 
 

@@ -96,8 +96,10 @@ _FIRST = functools.partial(measures.CostToTolerance, unit="steps", arrival="firs
 def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, AbstractOptimizer]:
     """Trained and untrained, by the names of their rows."""
     out: dict[str, AbstractOptimizer] = {}
-    training = meta.Instances.draw(meta.Drawn(random_game), protocol.training_games, jax.random.key(3_000 + seed))
-    held_out = meta.Instances.draw(meta.Drawn(random_game), protocol.validation_games, jax.random.key(4_000 + seed))
+    training = meta.Instances.draw(meta.FromSampler(random_game), protocol.training_games, jax.random.key(3_000 + seed))
+    held_out = meta.Instances.draw(
+        meta.FromSampler(random_game), protocol.validation_games, jax.random.key(4_000 + seed)
+    )
     rate = optax.cosine_decay_schedule(protocol.learning_rate, protocol.epochs, alpha=0.05)
     settings: dict[str, Any] = {
         "schedule": ((protocol.unroll, protocol.epochs),),
@@ -123,13 +125,13 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
             out[f"TwinKrylov, memory {memory}, seed {s}"] = trained.optimizer
         out[f"TwinKrylov, memory {memory}, untrained"] = learned.TwinKrylov(memory=memory, key=jax.random.key(seed))
     if protocol.twin_epochs:
-        twin = meta.twin_training("twin")
+        twin = meta.twin_training()
         score = _FIRST(tolerance=protocol.tolerance)
         validation = dataclasses.replace(
             twin["validation"], score=score, num_runs=64, every=min(10, protocol.twin_epochs)
         )
         twin |= {"schedule": ((100, protocol.twin_epochs),), "validation": validation}
-        tasks = meta.Drawn(BilinearGame.random)
+        tasks = meta.FromSampler(BilinearGame.random)
         out["TwinLSTM"] = train_twin("twin", tasks, seed, twin, folder / "twin", progress).optimizer
     return out
 

@@ -14,16 +14,24 @@ from ._picture import points
 from ._seesaw import as_json, cell, fixed_instances, rates, seesaw, table, test_runs, train_twin
 
 _OWN, _LITERAL = meta.ObjectiveReward(own_variable=True), meta.ObjectiveReward(own_variable=False)
-_MEMORYLESS = {"state_rescale": 1e-4}
+_LITERAL_RULE = {"horizon": 100, "state_rescale": 1.0, "initial_noise": 0.0, "warmup_fraction": 0.0}
+
+
+def _departing(**departures: Any) -> dict[str, Any]:
+    """The paper's rule with some of the departures of the released code."""
+    return {"rule": {"name": "released", **_LITERAL_RULE, "detach_iterates": False, **departures}}
+
+
+_MEMORYLESS = _departing(state_rescale=1e-4)
 _NORMALIZED = {"rule": "secant", "output_scale": 0.1, "max_step": 0.3}
 
 # name: (meta-objective, changes of the paper's optimizer)
 VARIANTS: dict[str, tuple[meta.AbstractMetaObjective, dict[str, Any]]] = {
     "eq. 4 literal": (_LITERAL, {}),
     "eq. 4 own variable": (_OWN, {}),
-    "own variable, detached iterates": (_OWN, {"detach_iterates": True}),
+    "own variable, detached iterates": (_OWN, _departing(detach_iterates=True)),
     "own variable, steps bounded by 0.1": (_OWN, {"max_step": 0.1}),
-    "own variable, sign warm-up": (_OWN, {"sign_warmup_fraction": 0.2}),
+    "own variable, sign warm-up": (_OWN, _departing(warmup_fraction=0.2)),
     "own variable, memoryless": (_OWN, _MEMORYLESS),
     "literal, memoryless": (_LITERAL, _MEMORYLESS),
     "eq. 38 (gradient-based), memoryless": (meta.TrajectorySum(measures.SquaredGradientNorm()), _MEMORYLESS),
@@ -65,7 +73,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
 
             def one(s=s, index=index, objective=objective, changes=changes):
                 settings = {
-                    **meta.twin_training("paper"),
+                    **meta.twin_paper_training(),
                     "schedule": ((protocol.horizon, protocol.epochs),),
                     "unroll": protocol.unroll,
                     "num_tasks": protocol.num_tasks,
@@ -82,7 +90,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
                 tasks = fixed_instances(protocol.number, protocol.num_tasks, s)
                 where = folder / f"{index}-{s}"
                 arguments = {"hidden_sizes": protocol.hidden_sizes, **changes}
-                trained = train_twin("paper", tasks, s, settings, where, progress, **arguments)
+                trained = train_twin("twin-paper", tasks, s, settings, where, progress, **arguments)
                 tested = {"selected": _tested(trained.optimizer, protocol, seed)}
                 return {**tested, "last": _tested(trained.last, protocol, seed), "skipped": trained.num_skipped}
 

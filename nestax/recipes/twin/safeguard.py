@@ -17,7 +17,7 @@ from ...guards import EnergyGuard
 from .._cache import cached
 from .._recipe import Claim, Metrics, Recipe
 from ._compare import cell, draw, infinite, measure_on, number, plot, train, tune
-from ._seesaw import as_json
+from ._seesaw import as_json, for_run
 from .baselines import settings_for, thin
 
 
@@ -84,7 +84,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
                 method: evaluation.GAMES[method] for method in protocol.classical
             }
             for kind, optimizer in trained.items():
-                ready = optimizer.for_horizon(protocol.num_steps)
+                ready = for_run(optimizer, protocol.num_steps)
                 methods[kind] = (ready, {})
                 methods[f"safe-{kind}"] = (Guarded(ready), {"alpha": ALPHAS, "slack": SLACKS})
             results[name] = {
@@ -97,17 +97,17 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
 
 def _train(kind: str, seed: int, protocol: Protocol, folder: Path, progress: bool) -> learned.AbstractLearnedOptimizer:
     key = jax.random.key(seed)
-    drawn = meta.Drawn(_seen)
+    drawn = meta.FromSampler(_seen)
     if kind == "krylov":
         settings = settings_for(kind, protocol.krylov_epochs, max(protocol.num_tasks // 4, 1), protocol.num_tasks)
         with jax.enable_x64(True):  # its differences of gradients are rough in float32
             tasks = meta.RandomGameScale(drawn)
             return train(learned.TwinKrylov(key=key), tasks, settings, seed, folder, progress)
-    settings = meta.twin_training("release-matrix")
+    settings = meta.twin_release_training()
     validation = dataclasses.replace(settings["validation"], tasks=drawn, every=min(5, protocol.published_epochs))
     settings |= {"schedule": ((50, protocol.published_epochs),), "num_tasks": protocol.num_tasks}
     settings["validation"] = validation
-    arguments: dict[str, Any] = {**learned.TWIN_PRESETS["release-matrix"][0]}
+    arguments: dict[str, Any] = {**learned.PRESETS["twin-release-matrix"].arguments}
     arguments["hidden_sizes"] = (protocol.published_hidden,) * 2
     tasks = meta.Instances.draw(drawn, protocol.num_tasks, jax.random.fold_in(key, 1))
     return train(learned.TwinLSTM(**arguments, key=key), tasks, settings, seed, folder, progress)

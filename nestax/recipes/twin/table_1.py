@@ -67,7 +67,7 @@ def _tested(optimizer, protocol: Protocol, numbers) -> dict[str, Any]:
 
 
 def _default(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, Any]:
-    settings = meta.twin_training("twin")
+    settings = meta.twin_training()
     validation = dataclasses.replace(
         settings["validation"], horizon=protocol.num_steps, num_runs=protocol.validation_runs
     )
@@ -98,7 +98,7 @@ def _default(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
 
 
 def _release(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, Any]:
-    settings = meta.twin_training("release")
+    settings = meta.twin_release_training()
     settings |= {"schedule": ((50, protocol.release_epochs),), "num_tasks": protocol.num_tasks}
     curriculum = meta.InstanceCurriculum(growth=protocol.curriculum_growth)
     rows = {}
@@ -112,7 +112,7 @@ def _release(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
                     validation = dataclasses.replace(settings["validation"], tasks=seesaw(number))
                     run_settings = {**settings, "validation": validation, "curriculum": how}
                     where = folder / f"release-{label}-{number}-{s}"
-                    trained = train_twin("release", tasks, s, run_settings, where, progress)
+                    trained = train_twin("twin-release", tasks, s, run_settings, where, progress)
                     return _test(trained.optimizer, number, protocol)
 
                 path = folder / f"release-{label}-{number}-{s}.json"
@@ -122,7 +122,7 @@ def _release(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
 
 
 def _paper(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, Any]:
-    settings = meta.twin_training("paper")
+    settings = meta.twin_paper_training()
     settings |= {"schedule": ((1_000, protocol.paper_epochs),), "num_tasks": protocol.num_tasks}
     row: dict[str, Any] = {}
     for number in protocol.paper_ranges:
@@ -132,7 +132,7 @@ def _paper(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[
             validation = dataclasses.replace(settings["validation"], tasks=seesaw(number))
             where = folder / f"paper-{number}"
             run_settings = {**settings, "validation": validation}
-            trained = train_twin("paper", tasks, seed, run_settings, where, progress)
+            trained = train_twin("twin-paper", tasks, seed, run_settings, where, progress)
             return _test(trained.optimizer, number, protocol)
 
         row[str(number)] = cached(folder / f"paper-{number}.json", as_json(protocol), one)
