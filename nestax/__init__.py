@@ -6,6 +6,7 @@ The core is imported here; a package (`nestax.optimizers`, `nestax.meta`, ...) w
 import importlib
 from typing import TYPE_CHECKING
 
+from ._public import check_arguments as _check_arguments
 from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradient as joint_gradient
 from ._nested import (
     AbstractNested as AbstractNested,
@@ -89,3 +90,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PACKAGES})
+
+
+_check_arguments(globals())

@@ -10,7 +10,7 @@ import nestax
 ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
-TOOLS = {"_checks", "_flax", "_tree"}
+TOOLS = {"_checks", "_flax", "_public", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_gradients", "_nested"}
 RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
 CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_solve"} | RUN
@@ -30,6 +30,7 @@ ALLOWED = {
     "_compat": set(),
     "_checks": set(),
     "_tree": set(),
+    "_public": {"_checks"},
     "_flax": set(),
     "_resolvent": TOOLS,
     "_problem": TOOLS | {"_resolvent"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "_optax": PROBLEM | {"_rollout", "_optimizer"},
     "_step": PROBLEM | {"_rollout", "_optimizer", "_optax"},
     "_solve": PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_progress", "loggers"},
-    "data": {"_progress"},
+    "data": {"_progress", "_public"},
     "networks": PROBLEM,
     "hyperparameters": PROBLEM | {"data", "networks"},
     "problems": PROBLEM | {"data", "networks", "hyperparameters"},

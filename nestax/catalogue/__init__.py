@@ -1,5 +1,6 @@
 """Named settings: problems by name, and the networks, games and families of publications."""
 
+from .._public import check_arguments as _check_arguments
 from ._nested import (
     NamedNested as NamedNested,
     describe_nested as describe_nested,
@@ -21,3 +22,5 @@ from ._settings import (
     mlp_relu as mlp_relu,
     small_mixture_gan as small_mixture_gan,
 )
+
+_check_arguments(globals())

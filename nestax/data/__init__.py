@@ -1,5 +1,6 @@
 """Datasets: downloads with checksums, a cache, arrays that live on the device."""
 
+from .._public import check_arguments as _check_arguments
 from ._cifar import cifar10 as cifar10
 from ._dataset import Dataset as Dataset
 from ._fetch import DataError as DataError, fetch as fetch
@@ -9,3 +10,5 @@ from ._planar import circles as circles, spirals as spirals
 from ._ptb import Corpus as Corpus, penn_treebank as penn_treebank
 from ._tiny_imagenet import tiny_imagenet as tiny_imagenet
 from ._regression import Regression as Regression, boston_housing as boston_housing, diabetes as diabetes
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """The dynamics of optimizers and games: spectra, predicted rates, suggestions, tangent lifts."""
 
+from .._public import check_arguments as _check_arguments
 from ._analytic import (
     alternating_momentum_rate as alternating_momentum_rate,
     cubic_roots as cubic_roots,
@@ -111,3 +112,5 @@ from ._suggest import (
 )
 from ._tangent import TangentStep as TangentStep, init_frame as init_frame
 from ._branch_tree import Tree as Tree
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """Fair comparisons of optimizers: tuning, evaluation, tables and plots."""
 
+from .._public import check_arguments as _check_arguments
 from ._evaluate import (
     Curve as Curve,
     Evaluation as Evaluation,
@@ -20,3 +21,5 @@ from ._tune_games import (
     MakeGame as MakeGame,
     tune_games as tune_games,
 )
+
+_check_arguments(globals())

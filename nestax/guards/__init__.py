@@ -1,5 +1,6 @@
 """Guards: wrappers that take an optimizer's proposal only where it is at least as good as that of a fallback."""
 
+from .._public import check_arguments as _check_arguments
 from ._comparison import Decision as Decision
 from ._energy_guard import (
     EnergyDecision as EnergyDecision,
@@ -34,3 +35,5 @@ from ._sequences import (
     RecentMax as RecentMax,
     RecentTerm as RecentTerm,
 )
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """Hypergradients: the gradient of a validation loss with respect to what governs the training."""
 
+from .._public import check_arguments as _check_arguments
 from ._best_response import best_response as best_response
 from ._curvature import (
     AbstractCurvature as AbstractCurvature,
@@ -40,3 +41,5 @@ from ._tolerance import (
 )
 from ._outer import OuterStep as OuterStep, TuningState as TuningState
 from ._tune import Tuning as Tuning, tune as tune
+
+_check_arguments(globals())

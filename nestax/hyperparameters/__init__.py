@@ -1,5 +1,6 @@
 """Families of hyperparameters: how their values start, and where they enter the training loss."""
 
+from .._public import check_arguments as _check_arguments
 from ._family import (
     AbstractHyperparameters as AbstractHyperparameters,
     Batch as Batch,
@@ -20,3 +21,5 @@ from ._noise import (
     Dropout as Dropout,
     TemporalActivationDecay as TemporalActivationDecay,
 )
+
+_check_arguments(globals())

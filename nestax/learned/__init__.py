@@ -1,5 +1,6 @@
 """Learned optimizers: input features, networks, files."""
 
+from .._public import check_arguments as _check_arguments
 from .._storage import CheckpointError as CheckpointError
 from ._base import (
     AbstractCoordinatewise as AbstractCoordinatewise,
@@ -20,3 +21,5 @@ from ._twin_rules import (
     ReleasedRule as ReleasedRule,
     SecantRule as SecantRule,
 )
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """One vocabulary of measures: of a point, along a trajectory, and of many runs."""
 
+from .._public import check_arguments as _check_arguments
 from ._measures import (
     AbstractMeasure as AbstractMeasure,
     Distance as Distance,
@@ -28,3 +29,5 @@ from ._trajectory import (
     record as record,
     trajectory as trajectory,
 )
+
+_check_arguments(globals())

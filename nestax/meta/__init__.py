@@ -1,5 +1,6 @@
 """Training of learned optimizers."""
 
+from .._public import check_arguments as _check_arguments
 from ._batch import Batch as Batch
 from ._coordinate_sum import CoordinateSum as CoordinateSum
 from ._curriculum import InstanceCurriculum as InstanceCurriculum
@@ -34,3 +35,5 @@ from ._twin import (
     twin_release_training as twin_release_training,
     twin_training as twin_training,
 )
+
+_check_arguments(globals())

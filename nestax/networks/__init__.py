@@ -1,5 +1,6 @@
 """Networks as pairs of functions: one draws parameters, the other maps them and inputs to outputs."""
 
+from .._public import check_arguments as _check_arguments
 from ._adapters import (
     FromEquinox as FromEquinox,
     FromInitApply as FromInitApply,
@@ -23,3 +24,5 @@ from ._lstm import LSTMLanguageModel as LSTMLanguageModel, LSTMState as LSTMStat
 from ._mlp import MLP as MLP
 from ._resnet import ResNet as ResNet, resnet18 as resnet18, resnet44 as resnet44
 from ._unet import UNet as UNet
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """Analytic optimizers, and the adapter for any Optax transformation."""
 
+from .._public import check_arguments as _check_arguments
 from ._adjusted import AbstractAdjustedGradient as AbstractAdjustedGradient
 from ._anchoring import Anchoring as Anchoring, AnchoringState as AnchoringState
 from ._competitive import CompetitiveGradientDescent as CompetitiveGradientDescent
@@ -43,3 +44,5 @@ from ._resolvents import (
 from ._ridge import FollowTheRidge as FollowTheRidge
 from ._swap import SwappedGradient as SwappedGradient
 from ._symplectic import SymplecticGradientAdjustment as SymplecticGradientAdjustment
+
+_check_arguments(globals())

@@ -1,5 +1,6 @@
 """Families of problems."""
 
+from .._public import check_arguments as _check_arguments
 from ._classifier import Classifier as Classifier
 from ._from_loss import FromLoss as FromLoss
 from ._composed import (
@@ -49,3 +50,5 @@ from ._saddle import (
     Saddle as Saddle,
     Seesaw as Seesaw,
 )
+
+_check_arguments(globals())

@@ -242,7 +242,7 @@ def test_refuses(unchecked):
     big = dynamics.game_jacobian(Quadratic(jnp.ones(5_001)), (jnp.zeros(5_001),))
     with pytest.raises(ValueError, match="5001 rows, more than `max_dense=5000`"):
         dynamics.spectrum(big)
-    with pytest.raises(ValueError, match="`which` must be one of LM, LR, SR, LI, got 'SM'"):
+    with pytest.raises(ValueError, match="`which` must be one of 'LM', 'LR', 'SR', 'LI', got 'SM'"):
         dynamics.spectrum(operator, which="SM")  # pyright: ignore[reportArgumentType]
     for num in (0, 31):
         with pytest.raises(ValueError, match=f"between 1 and the size of the Jacobian, 30, got {num}"):

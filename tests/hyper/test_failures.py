@@ -195,7 +195,7 @@ def test_bad_input(make, match):
 
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_types():
-    with pytest.raises(ValueError, match="hypergradient method"):
+    with pytest.raises(ValueError, match="`method` must be an object of the type `AbstractMethod`"):
         failing(ridge(), hyper.Neumann())
     settings = {"optimizer": optax.sgd(0.1), "num_steps": 1, "method": hyper.Direct()}
     players = players_of(ridge())

@@ -314,7 +314,7 @@ def test_logistic_minimum_is_unique(toy):
         (lambda toy: networks.MLP(activation="sigmoyd"), "'sigmoyd'. Did you mean 'sigmoid'"),
         (lambda toy: networks.MLP(init_scale=-1.0), "`init_scale` must be"),
         (lambda toy: networks.MLP(init_scale=jnp.ones(2)), "`init_scale` must be"),
-        (lambda toy: problems.Classifier(toy.inputs, networks.MLP()), "must be a `nestax.data.Dataset`"),
+        (lambda toy: problems.Classifier(toy.inputs, networks.MLP()), "must be .* `(nestax.data.)?Dataset`"),
         (lambda toy: problems.Classifier(toy, "mlp"), "must be an `AbstractArchitecture`.*got 'mlp'"),  # pyright: ignore[reportArgumentType]
         (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=0), "`batch_size` must be"),
         (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=1.5), "`batch_size` must be"),  # pyright: ignore[reportArgumentType]

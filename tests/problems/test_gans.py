@@ -428,7 +428,7 @@ def test_pictures(tmp_path):
             lambda images: problems.MixtureGAN(generator=NO_NETWORK),
             "`generator` must be an `AbstractArchitecture`.*tuple",
         ),
-        (lambda images: tiny_images(images.inputs), "must be a `nestax.data.Dataset`"),
+        (lambda images: tiny_images(images.inputs), "must be .* `(nestax.data.)?Dataset`"),
         (lambda images: tiny_images(images, "hing"), "Did you mean 'hinge'"),
         (lambda images: tiny_images(images, width=0), "`width` must be"),
         (lambda images: tiny_images(images.live_pixels()), r"must hold images.*got examples of shape \(64,\)"),

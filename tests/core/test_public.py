@@ -1,0 +1,123 @@
+"""The types of arguments of everything public, checked by annotations."""
+
+import functools
+import inspect
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray
+
+import nestax as nx
+from nestax._public import checked
+
+KEY = jax.random.key(0)
+ACCEPTED = [
+    (int, (3, np.int64(3), 3.0, jnp.array(3))),
+    (float, (3, 3.5, np.float32(2), jnp.array(2.0))),
+    (bool, (True, np.True_)),
+    (str, ("a",)),
+    (Path | None, (Path("a"), "a", None)),
+    (Callable[[int], int], (len, lambda x: x, nx.problems.Rosenbrock)),
+    (Float[Array, ""], (1, 2.0, np.array([1.0]), jnp.ones(2), [1.0, 2], jax.ShapeDtypeStruct((), jnp.bfloat16))),
+    (Int[Array, " n"], (1, np.arange(3), jnp.arange(2))),
+    (Complex[Array, ""], (1j, 2.0, jnp.array(1j))),
+    (Bool[Array, ""], (True, jnp.array(False))),
+    (PRNGKeyArray, (KEY, jax.random.PRNGKey(0), jax.random.split(KEY))),
+    (Sequence[int], ((1, 2), [3], np.arange(2), ())),
+    (tuple[int, str], ((1, "a"),)),
+    (Mapping[str, int], ({}, {"a": 1})),
+    (Literal["a", "b"], ("a",)),
+    (nx.AbstractProblem, (nx.problems.Rosenbrock(),)),
+    (nx.AbstractOptimizer | optax.GradientTransformation, (nx.optimizers.sgd(0.1), optax.adam(0.1))),
+    (Any, (None, 1, "a")),
+]
+REFUSED = [
+    (int, (None, "3", 2.5, True, 1j, int, [3], jnp.ones(2))),
+    (float, (None, "3", True, 1j, float, object())),
+    (bool, (None, 1, "yes")),
+    (str, (None, 1, str, b"a")),
+    (Path | None, (1, Path)),
+    (Callable[[int], int], (None, 3, "len")),
+    (Float[Array, ""], (None, "1", 1j, True, jnp.array(1j), [1.0, "a"], KEY, object())),
+    (Int[Array, " n"], (1.5, jnp.ones(2), True)),
+    (PRNGKeyArray, (0, None, 1.5, "key", jnp.ones(2))),
+    (Sequence[int], (1, "ab", [1, "a"], None)),
+    (tuple[int, str], ((1, 2), (1,), 3)),
+    (Mapping[str, int], ([], "a", None)),
+    (Literal["a", "b"], ("c", None, 1)),
+    (nx.AbstractProblem, (None, 3, nx.problems.Rosenbrock, nx.optimizers.sgd(0.1))),
+    (nx.AbstractOptimizer | optax.GradientTransformation, (None, "adam", optax.adam, nx.problems.Rosenbrock())),
+]
+
+
+def function_of(annotation):
+    def named(argument):
+        return "called"
+
+    named.__annotations__ = {"argument": annotation}
+    return checked(named)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"), [(a, v) for a, values in ACCEPTED for v in values], ids=lambda x: repr(x)[:40]
+)
+def test_accepted(annotation, value):
+    assert function_of(annotation)(value) == "called"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"), [(a, v) for a, values in REFUSED for v in values], ids=lambda x: repr(x)[:40]
+)
+def test_refused(annotation, value):
+    with pytest.raises(ValueError, match=r"named: `argument` must be .*, got "):
+        function_of(annotation)(value)
+
+
+def test_values_under_a_transformation_pass():
+    seen = jax.vmap(lambda x: nx.optimizers.Extragradient(x).learning_rate)(jnp.ones(2))
+    assert seen.shape == (2,)
+    jax.jit(function_of(Float[Array, ""]))
+    assert jax.eval_shape(lambda x: jnp.zeros(()) if function_of(Float[Array, ""])(x) else x, 1.0).shape == ()
+
+
+def test_sentences():
+    with pytest.raises(TypeError, match=r"argument of `solve` 'num_step'. Did you mean 'num_steps'"):
+        nx.solve(nx.problems.Rosenbrock(), optax.sgd(0.1), num_step=3, key=KEY)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(
+        TypeError, match=r"solve: missing a required argument: 'num_steps'\. Its arguments: problem, opti"
+    ):
+        nx.solve(nx.problems.Rosenbrock(), optax.sgd(0.1), key=KEY)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError, match=r"solve: `problem` must be .*, got the class `Rosenbrock` itself \(call it"):
+        nx.solve(nx.problems.Rosenbrock, optax.sgd(0.1), num_steps=3, key=KEY)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"`method` must be .*`AbstractMethod` \(such as `Implicit`"):
+        nx.hyper.hypergradient(nx.problems.DiracGAN(), (1.0, 1.0), None, nx.hyper.CG())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_constructor_that_knows_better_is_heard(unchecked):
+    with pytest.raises(ValueError, match="`generator` must be an `AbstractArchitecture` such as"):
+        nx.problems.MixtureGAN(generator=(16, 16))  # pyright: ignore[reportArgumentType]
+
+
+def test_everything_public_is_checked_and_stays_what_it_is():
+    for package in ("optimizers", "problems", "guards", "hyper", "meta", "learned", "dynamics", "evaluation"):
+        for name, value in vars(getattr(nx, package)).items():
+            if name.startswith("_") or not getattr(value, "__module__", "").startswith(f"nestax.{package}"):
+                continue
+            if inspect.isfunction(value):
+                assert hasattr(value, "__wrapped_public__"), f"{package}.{name}"
+                assert value.__name__ == name
+                assert value.__doc__
+            elif inspect.isclass(value) and issubclass(value, eqx.Module) and not inspect.isabstract(value):
+                assert "__wrapped_public__" in vars(value.__init__), f"{package}.{name}"
+    optimizer = nx.optimizers.adam(0.1)
+    copy = pickle.loads(pickle.dumps(optimizer))
+    assert eqx.tree_equal(copy, optimizer)
+    assert isinstance(functools.partial(nx.optimizers.adam, 0.1)(), nx.AbstractOptimizer)
