@@ -9,6 +9,7 @@ from ._claims import (
     at_most as at_most,
     below as below,
     between as between,
+    claims as claims,
     difference as difference,
     equal as equal,
     first_is_least as first_is_least,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -48,6 +49,50 @@ class Claim:
             "status": status,
             "note": words + (f" Open: {self.open}." if status == "open" else ""),
         }
+
+
+def claims(rows: str, checks: Mapping[str, tuple[Any, ...]]) -> tuple[Claim, ...]:
+    """Claims as a table: what they say as text, one row each, and how they are checked, by their names.
+
+    **Arguments:**
+
+    - `rows`: lines `id | kind | statement | published | tolerance`, and optionally `| open`; see the fields of `Claim`.
+        An indented line continues the one before it.
+    - `checks`: the id to `(value, holds, fails)`, optionally with `always` as a fourth.
+
+    **Example**
+
+    ```python
+    >>> from nestax.recipes import at, below, claims
+    >>> rows = "T1 | ours | The loss falls below 0.1. | none | The loss after the last step"
+    >>> claims(rows, {"T1": (at("loss"), below(0.1), 0.2)})[0].check({"loss": 0.07})["status"]
+    'holds'
+
+    ```
+
+    **Raises** `ValueError` for a row of another form, and for names that differ.
+    """
+    lines: list[str] = []
+    for line in textwrap.dedent(rows).strip().splitlines():
+        if line[:1].isspace() and lines:
+            lines[-1] += f" {line.strip()}"
+        elif line:
+            lines.append(line)
+    out = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.split(" | ")]
+        if len(cells) not in (5, 6) or cells[1] not in ("published", "ours", "control"):
+            raise ValueError(f"expected `id | kind | statement | published | tolerance [| open]`, got: {line}")
+        name, kind, statement, published, tolerance, *more = cells
+        if name not in checks:
+            raise ValueError(f"claim {name} has no entry in `checks`, which has {', '.join(checks)}.")
+        value, holds, *tests = checks[name]
+        fails, always = (*tests, None, None)[:2]
+        how: Any = {"kind": kind, "open": more[0] if more else None, "fails": fails, "always": always}
+        out.append(Claim(name, statement, published, value, holds, tolerance, **how))
+    if len(out) != len(checks):
+        raise ValueError(f"`checks` has {len(checks)} entries for {len(out)} rows.")
+    return tuple(out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,8 @@ def lines(
         ax.set_title(title, fontsize=9)
         ax.set_xlabel(labels[0])
         ax.grid(True, which="major", alpha=0.3)
-        ax.legend(fontsize=7)
+        if entries:
+            ax.legend(fontsize=7)
     axes[0].set_ylabel(labels[1])
     return figure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._checks import unknown_name
 from ._claims import Claim, Metrics
@@ -24,15 +24,19 @@ class Trial:
     protocol: Any
     cell: str  # its name
     seed: int  # distinct for each repetition; the same for all cells
-    repetition: int  # 0, 1, ...
-    folder: Path  # of this trial alone, for a training
-    progress: bool  # whether to show some
-    results: "Results"  # of all cells before this one
-    _once: Callable[[str, Callable[[Path], Any]], Any]
+    repetition: int = 0  # 0, 1, ...
+    folder: Path = Path()  # of this trial alone, for a training
+    progress: bool = False  # whether to show some
+    results: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)  # of all cells before this one
+    _once: Callable[[str, Callable[[Path], Any]], Any] = lambda name, make: make(Path())
 
     @property
     def key(self) -> PRNGKeyArray:
         return jax.random.key(self.seed)
+
+    def keys(self, num: int) -> Key[Array, " num"]:
+        """`num` keys that differ from `key` and from each other."""
+        return jax.random.split(self.key, num)
 
     def once(self, name: str, make: Callable[[Path], Any]) -> Any:
         """`make(folder)`, called once per run of the recipe and shared by all trials that ask for this `name`.

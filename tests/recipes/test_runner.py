@@ -184,6 +184,27 @@ def test_the_status_of_a_claim():
     assert claim.check({"x": 0})["holds"] is True
 
 
+def test_a_table_of_claims():
+    rows = """
+        A-1 | published | It falls,
+            and rises. | 1 (table 2) | The last one
+
+        B | control | It is 1. | none | The value | 3 of 10 epochs
+    """
+    first, second = recipes.claims(rows, {"A-1": (at("x"), below(1), 1), "B": (at("x"), recipes.equal(1), 2, True)})
+    assert (first.id, first.statement, first.kind, first.open) == ("A-1", "It falls, and rises.", "published", None)
+    assert (first.published, first.tolerance, first.fails, first.always) == ("1 (table 2)", "The last one", 1, None)
+    assert (second.kind, second.open, second.always) == ("control", "3 of 10 epochs", True)
+    for wrong, checks, message in (
+        ("A | ours | x | y", {"A": (at("x"), below(1))}, "expected `id"),
+        ("A | mine | x | y | z", {"A": (at("x"), below(1))}, "expected `id"),
+        ("A | ours | x | y | z", {}, "no entry"),
+        ("A | ours | x | y | z", {"A": (at("x"), below(1)), "B": (at("x"), below(1))}, "2 entries for 1 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipes.claims(wrong, checks)
+
+
 def test_values_for_files():
     assert plain({"a": (np.float32(0.1), np.arange(2), np.bool_(True), np.nan)}) == {"a": [0.1, [0, 1], True, None]}
     assert plain(1 / 3, 3) == 0.333

@@ -1,8 +1,15 @@
-"""What the GAN recipes share: momentum coefficients, optimizers, and the mean that outliers do not dominate."""
+"""The shared parts of the GAN recipes: momentum coefficients, and trainings that are scored along the way."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ... import optimizers
+from ..._optimizer import AbstractOptimizer
+from ..._problem import AbstractProblem
+from ..._rollout import RESULTS
+from .._checkpoints import checkpoints
+from .._recipe import Trial
 
 
 def momentum_name(modulus: float, phase_over_pi: float) -> str:
@@ -12,18 +19,42 @@ def momentum_name(modulus: float, phase_over_pi: float) -> str:
     return f"-{modulus:g}" if phase_over_pi == 1 else f"{modulus:g} exp({phase_over_pi:g}πi)"
 
 
-def momentum_grid(moduli: tuple[float, ...], phases_over_pi: tuple[float, ...]) -> dict[str, tuple[float, float]]:
+def momentum_grid(moduli: Sequence[float], phases_over_pi: Sequence[float]) -> dict[str, dict[str, float]]:
     """All pairs of a modulus and a phase (over π), by name; zero has no phase and comes once."""
     pairs = [(m, p) for m in moduli for p in (phases_over_pi if m else (0.0,))]
-    return {momentum_name(*pair): pair for pair in pairs}
+    return {momentum_name(*pair): {"modulus": pair[0], "phase_over_pi": pair[1]} for pair in pairs}
 
 
-def is_real(modulus: float, phase_over_pi: float) -> bool:
+def is_real(row: dict[str, Any]) -> bool:
     """Whether the coefficient is real: zero, positive or negative momentum."""
-    return modulus == 0 or phase_over_pi in (0, 1)
+    return row["modulus"] == 0 or row["phase_over_pi"] in (0, 1)
 
 
 def alternating(learning_rate: float, modulus: float, phase_over_pi: float) -> optimizers.Alternating:
     """Gradient descent with complex momentum for both players, in turns; the generator moves first."""
-    own = optimizers.complex_momentum(learning_rate, modulus, phase=math.pi * phase_over_pi)
-    return optimizers.Alternating(own)
+    phase = math.pi * phase_over_pi
+    return optimizers.Alternating(optimizers.complex_momentum(learning_rate, modulus, phase=phase))
+
+
+def scored(
+    trial: Trial,
+    problem: AbstractProblem,
+    optimizer: AbstractOptimizer,
+    score: Callable[[Any, Any], dict[str, Any]],
+    worst: dict[str, Any],
+    cap: float = math.inf,
+) -> tuple[dict[str, list[Any]], Any]:
+    """A training of `num_steps` with `score(players, key)` at its checkpoints, and the players at the end.
+
+    From a failure on (not finite, or the first score not below `cap`), scores are the worst.
+    """
+    protocol, rows, players = trial.protocol, [], None
+    key, score_key = trial.keys(2)
+    for solution in checkpoints(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
+        players = solution.players
+        row = {name: float(value) for name, value in score(players, score_key).items()}
+        if solution.result != RESULTS.successful or not next(iter(row.values())) < cap:
+            break
+        rows.append(row)
+    rows += [worst] * (protocol.checkpoints - len(rows))
+    return {name: [row[name] for row in rows] for name in worst}, players

@@ -15,8 +15,6 @@ CERTAIN = 1e-9
 """A rate this close to 1 is 1: it converges in the limit of a vanishing step size only."""
 
 _POPULATION = 64
-_GENERATIONS = 400
-_CROSSOVER = 0.9
 
 
 def minimize(
@@ -41,33 +39,33 @@ def minimize(
     - `arguments`: further arrays that `rate` needs, such as a fixed phase.
     - `known`: points that are good already, which join the population.
     """
+    import scipy.optimize  # here, since it is slow to load
 
     def rates(points: np.ndarray) -> np.ndarray:
         padded = np.pad(points, ((0, -len(points) % _POPULATION), (0, 0)), "edge")  # one shape, so one compilation
         parts = [_worst(rate, p, values, arguments) for p in np.split(padded, len(padded) // _POPULATION)]
         return np.concatenate(parts)[: len(points)]
 
-    low, high = np.array(bounds).T
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
-    found = rates(points)
-    kept = np.argsort(found, kind="stable")[: 8 * _POPULATION : 8]  # good ones, but not all from one spot
-    points = np.concatenate([*(point[None] for point in known), points[kept]])[:_POPULATION]
-    found = rates(points)
-    generator = np.random.default_rng(0)
-    for _ in range(_GENERATIONS):
-        first, second, third = (generator.permutation(len(points)) for _ in range(3))
-        towards = points[np.argmin(found)] - points
-        factor = generator.uniform(0.3, 0.9, (len(points), 1))
-        chance = generator.random((len(points), 1)) < 0.5  # half of them go towards the best, half explore
-        moved = np.where(chance, points + factor * towards, points[third]) + factor * (points[first] - points[second])
-        trial = np.clip(np.where(generator.random(points.shape) < _CROSSOVER, moved, points), low, high)
-        rates_there = rates(trial)
-        better = rates_there <= found
-        points, found = np.where(better[:, None], trial, points), np.where(better, rates_there, found)
-        if np.ptp(found) < 1e-13:
-            break
-    best = int(np.argmin(found))
-    return float(found[best]), points[best]
+    stride = min(8, max(1, len(points) // _POPULATION))  # good ones, but not all from one spot
+    kept = np.argsort(rates(points), kind="stable")[: stride * _POPULATION : stride]
+    start = np.concatenate([*(point[None] for point in known), points[kept]])[:_POPULATION]
+    found = scipy.optimize.differential_evolution(
+        lambda x: rates(x.T),
+        bounds,
+        strategy="currenttobest1bin",
+        init=start,
+        mutation=(0.3, 0.9),
+        recombination=0.9,
+        maxiter=400,
+        tol=0,
+        atol=1e-12,
+        polish=False,
+        updating="deferred",
+        vectorized=True,
+        rng=0,
+    )
+    return float(found.fun), found.x
 
 
 def polar(modulus: Float[Array, "*batch"], phase: Float[Array, "*#batch"]) -> Complex[Array, "*batch"]:

@@ -1,7 +1,9 @@
 """A GAN on eight Gaussians, trained by alternating descent with complex momentum over a grid of coefficients."""
 
+import cmath
 import dataclasses
-from pathlib import Path
+import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -10,19 +12,21 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ... import networks, problems
-from ..._progress import progress_bar
-from ..._rollout import RESULTS
-from .._cache import cached
-from .._checkpoints import checkpoints
-from .._recipe import Metrics, Recipe
-from ._gan import alternating, momentum_grid
-from ._gan_2d_claims import CAP, CLAIMS, best, coverage, late, quality, score
-from ._gan_plot import plot_grid
+from ..._problem import Players
+from .._claims import Metrics, at_least, below, claims
+from .._plots import heat_maps
+from .._recipe import Recipe, Results, Trial
+from ._gan import alternating, is_real, momentum_grid, scored
+
+CAP = 1e6
+"""The negative log-likelihood of a generator whose points are further off than that, or not finite."""
+
+PUBLISHED_BEST = cmath.rect(0.7, math.pi / 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How the figures are reproduced."""
+    """The settings of the figures."""
 
     learning_rates: tuple[float, ...]
     moduli: tuple[float, ...]
@@ -32,119 +36,184 @@ class Protocol:
     checkpoints: int  # equally spaced; the later half of them is scored
     width: int  # of all hidden layers
     depth: int  # hidden layers of each network
-    loss: str
     num_points: int  # generated for a score
+    loss: str = "non-saturating"  # not given
     std: float = 0.05  # of the Gaussians; not given
     batch_size: int = 256  # not given
 
 
-def _problem(protocol: Protocol) -> problems.MixtureGAN:
+def game(protocol: Protocol) -> problems.MixtureGAN:
     network = networks.MLP((protocol.width,) * protocol.depth, "relu", init_scale=None)
     return problems.MixtureGAN(protocol.loss, network, network, std=protocol.std, batch_size=protocol.batch_size)
 
 
+def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
+    momenta = momentum_grid(protocol.moduli, protocol.phases_over_pi)
+    return {
+        f"{rate:g}/{name}": {"learning_rate": rate, **momentum}
+        for rate in protocol.learning_rates
+        for name, momentum in momenta.items()
+    }
+
+
 @eqx.filter_jit
-def _scores(problem: problems.MixtureGAN, players: Any, key: PRNGKeyArray, num: int) -> tuple[Array, Array, Array]:
+def scores(problem: problems.MixtureGAN, num: int, players: Players, key: PRNGKeyArray) -> dict[str, Array]:
     points = problem.generate(players, key, num)
-    coverage = problem.mode_coverage(points)
-    return problem.negative_log_likelihood(points), coverage.num_modes, coverage.high_quality
+    coverage, nll = problem.mode_coverage(points), problem.negative_log_likelihood(points)
+    return {"nll": nll, "modes": coverage.num_modes, "high_quality": coverage.high_quality}
 
 
-def _train(
-    problem: problems.MixtureGAN, protocol: Protocol, learning_rate: float, momentum: tuple[float, float], seed: int
-) -> tuple[dict[str, list[Any]], Any]:
-    """Scores at the checkpoints, and the players at the end."""
-    optimizer = alternating(learning_rate, *momentum)
-    key, score_key = jax.random.split(jax.random.key(seed))
-    players = None
-    scores: dict[str, list[Any]] = {"nll": [], "modes": [], "high_quality": []}
-    for solution in checkpoints(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
-        players = solution.players
-        nll, modes, quality = (float(x) for x in _scores(problem, players, score_key, protocol.num_points))
-        if solution.result != RESULTS.successful or not nll < CAP:
-            break
-        scores["nll"].append(round(nll, 4))
-        scores["modes"].append(int(modes))
-        scores["high_quality"].append(round(quality, 4))
-    for name, worst in (("nll", CAP), ("modes", 0), ("high_quality", 0.0)):  # from a failure on
-        scores[name] += [worst] * (protocol.checkpoints - len(scores[name]))
-    return scores, players
+def measure(trial: Trial, learning_rate: float, modulus: float, phase_over_pi: float) -> dict[str, Any]:
+    problem, optimizer = game(trial.protocol), alternating(learning_rate, modulus, phase_over_pi)
+    look = functools.partial(scores, problem, trial.protocol.num_points)
+    return scored(trial, problem, optimizer, look, {"nll": CAP, "modes": 0, "high_quality": 0.0}, CAP)[0]
 
 
-def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Trains every pair of learning rate and momentum coefficient; finished ones are kept in `rows/`."""
-    problem = _problem(protocol)
-    grid = momentum_grid(protocol.moduli, protocol.phases_over_pi)
-    setting = {**dataclasses.asdict(protocol), "learning_rates": None, "moduli": None, "phases_over_pi": None}
-    runs: dict[str, dict[str, Any]] = {}
-    done = 0
-    with progress_bar(len(protocol.learning_rates) * len(grid), "trainings", progress) as report:
-        for learning_rate in protocol.learning_rates:
-            rows = runs[f"{learning_rate:g}"] = {}
-            for name, momentum in grid.items():
+def summarize(results: Results) -> Metrics:
+    runs: dict[str, Any] = {f"{rate:g}": {} for rate in results.protocol.learning_rates}
+    for name, seeds in results.items():
+        rate, momentum = name.split("/")
+        coefficient = {key: results.cells[name][key] for key in ("modulus", "phase_over_pi")}
+        runs[rate][momentum] = coefficient | {key: [one[key] for one in seeds] for key in seeds[0]}
+    data = eqx.filter_jit(problems.MixtureGAN.entropy)(game(results.protocol), jax.random.key(results.seed))
+    return {"runs": runs, "data": data, "cap": CAP}
 
-                def compute(learning_rate=learning_rate, momentum=momentum) -> dict[str, Any]:
-                    seeds = [
-                        _train(problem, protocol, learning_rate, momentum, 1_000 * seed + i)[0]
-                        for i in range(protocol.num_seeds)
-                    ]
-                    return {key: [scores[key] for scores in seeds] for key in seeds[0]}
 
-                path = folder / "rows" / f"{learning_rate:g}" / f"{momentum[0]:g}-{momentum[1]:g}.json"
-                wanted = {**setting, "learning_rate": learning_rate, "momentum": list(momentum), "seed": seed}
-                rows[name] = {
-                    "modulus": momentum[0],
-                    "phase_over_pi": momentum[1],
-                    **cached(path, wanted, compute),
-                }
-                done += 1
-                report(done, lambda learning_rate=learning_rate, name=name: f"{learning_rate:g}, {name}")
-    data = float(problem.entropy(jax.random.key(seed)))
-    _plot(problem, protocol, runs, seed, folder)
+def late(values: list[Any]) -> float:
+    """The score of a run: the median over the later half of its checkpoints."""
+    return float(np.median(values[len(values) // 2 :]))
+
+
+def score(row: dict[str, Any]) -> float:
+    """The negative log-likelihood of a coefficient: median over seeds. Low is good, but not below the data."""
+    return float(np.median([late(values) for values in row["nll"]]))
+
+
+def coverage(row: dict[str, Any]) -> float:
+    """The number of modes that are covered with a coefficient: mean over seeds."""
+    return float(np.mean([late(values) for values in row["modes"]]))
+
+
+def of_kind(rows: dict[str, Any], real: bool) -> dict[str, Any]:
+    """The rows with a real coefficient (zero included), or those with one that is not real."""
+    return {name: row for name, row in rows.items() if is_real(row) == real}
+
+
+def best(rows: dict[str, Any], real: bool) -> tuple[float, str]:
+    """Score and name of the best coefficient of one kind."""
+    return min((score(row), name) for name, row in of_kind(rows, real).items())
+
+
+def tables(metrics: Metrics) -> dict[str, Any]:
     return {
-        "runs": runs,
-        "data": round(data, 3),
-        "cap": CAP,
-        "tables": [_table(rate, rows) for rate, rows in runs.items()],
+        f"Learning rate {rate}: negative log-likelihood; modes covered; share of points within three deviations of a "
+        "mode. Means over seeds [range] of the medians over late checkpoints": {
+            name: {title: [late(values) for values in row[key]] for key, title in TITLES.items()}
+            for name, row in sorted(rows.items(), key=lambda item: score(item[1]))
+        }
+        for rate, rows in metrics["runs"].items()
     }
 
 
-def _plot(
-    problem: problems.MixtureGAN, protocol: Protocol, runs: dict[str, dict[str, Any]], seed: int, folder: Path
-) -> None:
-    """The heat maps; and what the best real and the best complex coefficient generate, with the median seed."""
-    points = {}
-    for kind, real in (("real", True), ("complex", False)):
-        (_, name), rate = min((best(rows, real), rate) for rate, rows in runs.items())
-        row = runs[rate][name]
-        order = np.argsort([late(values) for values in row["nll"]])
-        chosen = 1_000 * seed + int(order[(protocol.num_seeds - 1) // 2])
-        _, players = _train(problem, protocol, float(rate), (row["modulus"], row["phase_over_pi"]), chosen)
-        points[f"best {kind}: {name}, learning rate {rate}"] = np.asarray(
-            problem.generate(players, jax.random.key(seed), 2_000)
-        )
-    reference = np.asarray(problem.real(jax.random.key(seed), 2_000))
-    grid = {
-        rate: {(row["modulus"], row["phase_over_pi"]): (score(row), coverage(row)) for row in rows.values()}
-        for rate, rows in runs.items()
-    }
-    plot_grid(grid, points, reference, folder / "comparison.png")
+TITLES = {"nll": "negative log-likelihood", "modes": "modes", "high_quality": "near a mode"}
 
 
-def _table(rate: str, rows: dict[str, Any]) -> dict[str, str]:
-    lines = ["| momentum | negative log-likelihood [seeds] | modes | near a mode |", "|---|---|---|---|"]
-    for name, row in sorted(rows.items(), key=lambda item: score(item[1])):
-        seeds = [late(values) for values in row["nll"]]
-        lines.append(
-            f"| {name} | {score(row):.2f} [{min(seeds):.2f}, {max(seeds):.2f}] | {coverage(row):.1f} "
-            f"| {100 * quality(row):.0f} % |"
-        )
-    return {
-        "title": f"Learning rate {rate}: negative log-likelihood, median over seeds [range]; modes covered and share "
-        "of points within three standard deviations of a mode, means over seeds",
-        "markdown": "\n".join(lines) + "\n",
-    }
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
+    maps = {}
+    for rate, rows in metrics["runs"].items():
+        by_pair = {(row["modulus"], row["phase_over_pi"]): math.log10(score(row) + 3) for row in rows.values()}
+        phases = results.protocol.phases_over_pi
+        maps[f"learning rate {rate}"] = {
+            f"{m:g}": {f"{p:g}": by_pair[m, p if m else 0.0] for p in phases} for m in results.protocol.moduli
+        }
+    return {"scores": heat_maps(maps, ("arg β / π", "|β|; log₁₀ (negative log-likelihood + 3)"), ".2f")}
 
+
+def gaps(metrics: Metrics) -> dict[str, float]:
+    """By learning rate: best complex minus best real negative log-likelihood."""
+    return {rate: round(best(rows, False)[0] - best(rows, True)[0], 3) for rate, rows in metrics["runs"].items()}
+
+
+def best_momentum(metrics: Metrics) -> dict[str, Any]:
+    """The coefficient that is best over the whole grid, and its distance from the published one."""
+    pairs = [(score(row), rate, name) for rate, rows in metrics["runs"].items() for name, row in rows.items()]
+    _, rate, name = min(pairs)
+    row = metrics["runs"][rate][name]
+    beta = cmath.rect(row["modulus"], math.pi * row["phase_over_pi"])
+    return {"momentum": name, "learning_rate": float(rate), "distance": round(abs(beta - PUBLISHED_BEST), 3)}
+
+
+def broad(metrics: Metrics) -> dict[str, float]:
+    """By learning rate: the share of the non-real coefficients that beat every real one."""
+    out = {}
+    for rate, rows in metrics["runs"].items():
+        bar = best(rows, True)[0]
+        out[rate] = round(float(np.mean([score(row) < bar for row in of_kind(rows, False).values()])), 3)
+    return out
+
+
+def held_out(metrics: Metrics) -> float | None:
+    """How often the best complex coefficient beats the best real one on a seed that chose neither."""
+    wins = []
+    for rows in metrics["runs"].values():
+        late_scores = {name: [late(values) for values in row["nll"]] for name, row in rows.items()}
+        num_seeds = len(next(iter(late_scores.values())))
+        for held in range(num_seeds if num_seeds > 1 else 0):
+            others = {name: float(np.median(v[:held] + v[held + 1 :])) for name, v in late_scores.items()}
+            chosen = {real: min(of_kind(rows, real), key=lambda name, o=others: o[name]) for real in (True, False)}
+            wins.append(late_scores[chosen[False]][held] < late_scores[chosen[True]][held])
+    return round(float(np.mean(wins)), 3) if wins else None
+
+
+def modes_gap(metrics: Metrics) -> dict[str, float]:
+    """By learning rate: most modes covered with a complex minus with a real coefficient."""
+    out = {}
+    for rate, rows in metrics["runs"].items():
+        most = {real: max(coverage(row) for row in of_kind(rows, real).values()) for real in (True, False)}
+        out[rate] = round(most[False] - most[True], 3)
+    return out
+
+
+def modes_of_best(metrics: Metrics) -> dict[str, float]:
+    """Modes covered by the coefficient of each kind with the lowest negative log-likelihood of all."""
+    out = {}
+    for kind, real in (("complex", False), ("real", True)):
+        (_, name), rate = min((best(rows, real), rate) for rate, rows in metrics["runs"].items())
+        out[kind] = round(coverage(metrics["runs"][rate][name]), 3)
+    return out
+
+
+CLAIMS = claims(
+    """
+    G1 | published | For every learning rate the best complex momentum has a lower negative log-likelihood than the best
+        real one. | qualitative (figures B.5 and B.6) | Best complex minus best real, medians over seeds, by learning
+        rate | budget: networks of 2 × 64 and 5,000 of 100,000 updates; one collapsed coefficient decides (notes)
+    G2 | published | The best momentum coefficient is about 0.7 exp(πi/8). | 0.7 exp(πi/8) (section 4.4.3) | The best of
+        the grid, over all learning rates; its distance from the published one in the complex plane is below 0.25, that
+        to the neighbours on the coarse grid | budget, as G1
+    G3 | published | For every learning rate a broad set of non-real coefficients beats every real one. | qualitative
+        (figure B.5) | The share of the non-real coefficients of the grid that do, by learning rate; one third is ours
+        | budget, as G1
+    G4 | ours | The advantage of complex momentum is seen on seeds that had no part in choosing the coefficients. | none
+        | The share of pairs (learning rate, held-out seed) in which the complex coefficient that is best on the other
+        seeds beats the real one that is | budget: 6 pairs
+    G5 | ours | For every learning rate complex momentum covers at least as many modes as real momentum can. | the
+        source reports the negative log-likelihood alone | Most modes with a complex minus most with a real coefficient,
+        means over seeds, by learning rate
+    G6 | control | The lowest negative log-likelihood is no collapse: the best complex coefficient covers at least half
+        of the modes, and at least as many as the best real one. | ours; a generator that has collapsed to one mode
+        scores as well as a perfect one | Modes covered by the coefficient of each kind with the lowest negative
+        log-likelihood; complex at least 4 of 8
+    """,
+    {
+        "G1": (gaps, below(0), {"0.03": -1.0, "0.01": 0.1}),
+        "G2": (best_momentum, lambda value: value["distance"] < 0.25, {"distance": 0.3}),
+        "G3": (broad, at_least(1 / 3), {"0.03": 0.5, "0.01": 0.1}),
+        "G4": (held_out, at_least(0.75), 0.5),
+        "G5": (modes_gap, at_least(0), {"0.03": 1.0, "0.01": -0.5}),
+        "G6": (modes_of_best, lambda value: value["complex"] >= max(4, value["real"]), {"complex": 3, "real": 2}),
+    },
+)
 
 _PHASES = (0.0, 0.125, 0.25, 0.5, 1.0)
 
@@ -154,31 +223,8 @@ RECIPE = Recipe(
     source="Lorraine, Acuna, Vicol, Duvenaud 2022 (AISTATS), on the mixture of Gaussians; figures B.5 and B.6 of the "
     "thesis of Lorraine",
     scales={
-        "smoke": Protocol(
-            learning_rates=(0.03,),
-            moduli=(0.0, 0.7),
-            phases_over_pi=(0.0, 0.125, 1.0),
-            num_steps=100,
-            num_seeds=2,
-            checkpoints=2,
-            width=16,
-            depth=2,
-            loss="non-saturating",
-            num_points=500,
-            batch_size=64,
-        ),
-        "laptop": Protocol(
-            learning_rates=(0.03, 0.01),
-            moduli=(0.0, 0.5, 0.7, 0.9),
-            phases_over_pi=_PHASES,
-            num_steps=5_000,
-            num_seeds=3,
-            checkpoints=5,
-            width=64,
-            depth=2,
-            loss="non-saturating",
-            num_points=5_000,
-        ),
+        "smoke": Protocol((0.03,), (0.0, 0.7), (0.0, 0.125), 20, 2, 2, 4, 1, 100, batch_size=16),
+        "laptop": Protocol((0.03, 0.01), (0.0, 0.5, 0.7, 0.9), _PHASES, 5_000, 3, 5, 64, 2, 5_000),
         "paper": Protocol(
             learning_rates=(0.001, 0.003, 0.01, 0.03),
             moduli=tuple(round(0.1 * i, 1) for i in range(10)),
@@ -188,17 +234,14 @@ RECIPE = Recipe(
             checkpoints=10,
             width=256,
             depth=4,
-            loss="non-saturating",
             num_points=100_000,
         ),
     },
-    run=run,
+    axes=("learning_rates", "moduli", "phases_over_pi"),
+    cells=cells,
+    measure=measure,
+    summarize=summarize,
+    tables=tables,
+    pictures=pictures,
     claims=CLAIMS,
-    notes="Loss, batch size, initialization and the standard deviation of the Gaussians are not given: "
-    "non-saturating, 256, that of PyTorch and 0.05. Learning rates: the source's figures say 0.001 and 0.003, its "
-    "text says that 0.03 is best. In a search on another seed (networks of 2 × 64, up to 10,000 updates) "
-    "descent without momentum covered up to 8 modes at 0.03, one at 0.1, none at 0.3, and was not finite at "
-    "1; with the zero-sum loss one mode at 0.1 and none at 0.3. A single checkpoint fluctuates, since the "
-    "players circle: a run is scored by the median over the later half of its checkpoints, where the source "
-    "takes the last one. The laptop scale has smaller networks and 5,000 instead of 100,000 updates.",
 )

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import dynamics, problems
-from ..._progress import progress_bar
-from .._recipe import Metrics, Recipe
-from ._plot import plot_phases, plot_sweep
+from .._claims import Metrics, above, at, at_least, at_most, below, claims, equal
+from .._plots import lines
+from .._recipe import Recipe, Results, Trial
 from ._search import CERTAIN, minimize, polar
-from ._sweep_claims import CLAIMS, PURE, evaluations
 
+PURE = "three pure rotations"
+"""The spectrum at gamma_max = 1 with the smallest, a middle and the largest eigenvalue on the imaginary axis."""
+
+FORMS = {"half": "curvatures a (1 - γ)", "as printed": "curvatures 2 a (1 - γ), as printed"}
 _RANGE = math.log(1e-8)  # how far below the grid step sizes and 1 - |β| may go
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How the figures are reproduced."""
+    """The settings of the figures."""
 
     gamma_max: tuple[float, ...]  # from cooperative (0) to partly adversarial (1)
     num_draws: int  # random spectra; not given
@@ -30,10 +32,9 @@ class Protocol:
     phases: tuple[float, ...]  # fixed phases of the momentum, over π
     dim: int = 20  # eigenvalue pairs; not given
     tolerance: float = 1e-5  # of the distance, for numbers of gradient evaluations; it cancels in all comparisons
-    mean: float = 0.75  # of the truncated normal density of gamma_max; not given, our choice
-    deviation: float = 0.15  # likewise
-    other_densities: tuple[tuple[float, float], ...] = ((0.25, 0.15), (0.5, 0.15), (0.9, 0.15), (0.5, 0.5))
-    num_shown: int = 60  # learning rates and moduli between 0 and 1 whose roots are drawn
+    suggest: bool = True  # whether to check `nestax.dynamics.suggest` on every spectrum
+    # mean and deviation of the truncated normal density of gamma_max: our choice, then others
+    densities: tuple[tuple[float, float], ...] = ((0.75, 0.15), (0.25, 0.15), (0.5, 0.15), (0.9, 0.15), (0.5, 0.5))
 
 
 def _momentum(point, values, phase):
@@ -49,19 +50,11 @@ def _gradient(point, values):
 
 
 def _extragradient(point, values):
-    return dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[1]))
-
-
-def _extragradient_tied(point, values):
-    return dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[0]))
+    return dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[-1]))
 
 
 def _optimistic(point, values):
-    return dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[1]))
-
-
-def _optimistic_tied(point, values):
-    return dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[0]))
+    return dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[-1]))
 
 
 def _logs(low: float, high: float, num: int) -> np.ndarray:
@@ -73,142 +66,111 @@ _STEP, _GAP = _logs(1e-4, 4.5, 70), _logs(1e-3, 1.0, 40)  # of momentum: logarit
 _TUNED: dict[str, tuple[Callable, tuple[np.ndarray, ...], int]] = {
     "gradient descent": (_gradient, (_logs(1e-4, 2.2, 400),), 1),
     "extragradient": (_extragradient, (_logs(1e-4, 10.0, 120), _logs(1e-3, 2.0, 80)), 2),
-    "extragradient, tied": (_extragradient_tied, (_logs(1e-4, 2.0, 400),), 2),
+    "extragradient, tied": (_extragradient, (_logs(1e-4, 2.0, 400),), 2),
     "optimistic gradient": (_optimistic, (_logs(1e-4, 4.0, 120), _logs(1e-4, 2.0, 100)), 1),
-    "optimistic gradient, tied": (_optimistic_tied, (_logs(1e-4, 2.0, 400),), 1),
+    "optimistic gradient, tied": (_optimistic, (_logs(1e-4, 2.0, 400),), 1),
 }
 _SUGGESTED = {"momentum": "phase 0", "negative momentum": "phase 1"}  # in `suggest`, and here
 
 
-def _bounds(axes: Iterable[np.ndarray]) -> list[tuple[float, float]]:
-    return [(axis[0] if axis[0] >= 0 else _RANGE, axis[-1]) for axis in axes]
+def _best(rate: Callable, values: np.ndarray, axes: Sequence[np.ndarray], *arguments: np.ndarray, known=()):
+    bounds = [(axis[0] if axis[0] >= 0 else _RANGE, axis[-1]) for axis in axes]
+    return minimize(rate, values, axes, bounds, *arguments, known=known)
 
 
-def best_rates(eigenvalues: np.ndarray, phases: tuple[float, ...]) -> dict[str, float]:
+def best_rates(eigenvalues: np.ndarray, phases: Sequence[float]) -> dict[str, float]:
     """The best rate per gradient of every method, and of momentum with each of the fixed phases (over π)."""
     values = eigenvalues / np.max(np.abs(eigenvalues))
-    out = {}
-    for name, (rate, axes, num_gradients) in _TUNED.items():
-        out[name] = minimize(rate, values, axes, _bounds(axes))[0] ** (1 / num_gradients)
-    axes, known = (_STEP, _GAP), []
+    out = {name: _best(rate, values, axes)[0] ** (1 / num) for name, (rate, axes, num) in _TUNED.items()}
+    known = []
     for turn in (math.pi * phase for phase in phases):
-        out[f"phase {turn / math.pi:g}"], point = minimize(_momentum, values, axes, _bounds(axes), np.array(turn))
+        out[f"phase {turn / math.pi:g}"], point = _best(_momentum, values, (_STEP, _GAP), np.array(turn))
         known.append(np.append(point, turn))
     axes = (_STEP[::2], _GAP[::2], np.linspace(0, math.pi, 25))
-    out["complex momentum"] = minimize(_momentum_of_any_phase, values, axes, _bounds(axes), known=known)[0]
+    out["complex momentum"] = _best(_momentum_of_any_phase, values, axes, known=known)[0]
     return out
 
 
-def _excess(eigenvalues: np.ndarray, rates: dict[str, float]) -> dict[str, float | None]:
+def excess(eigenvalues: np.ndarray, rates: dict[str, float]) -> dict[str, float]:
     """How many more steps the suggested hyperparameters need than those of the fine search, as a share; negative where
-    the suggestion is better, `None` where neither converges."""
-    out: dict[str, float | None] = {}
+    the suggestion is better. Methods that do not converge either way are left out."""
+    out = {}
     for entry in dynamics.suggest_from_eigenvalues(eigenvalues):
-        fine = rates[_SUGGESTED.get(entry.method, entry.method)]
-        ours = entry.rate_per_gradient
-        if max(fine, ours) >= 1 - CERTAIN:
-            out[entry.method] = None if min(fine, ours) >= 1 - CERTAIN else math.copysign(1.0, ours - fine)
-        else:
+        fine, ours = rates[_SUGGESTED.get(entry.method, entry.method)], entry.rate_per_gradient
+        if max(fine, ours) < 1 - CERTAIN:
             out[entry.method] = math.log(fine) / math.log(ours) - 1
+        elif min(fine, ours) < 1 - CERTAIN:
+            out[entry.method] = math.copysign(1.0, ours - fine)
     return out
 
 
-def _spectra(protocol: Protocol, seed: int, half: bool, num_draws: int) -> dict[str, list[np.ndarray]]:
-    """Eigenvalues in the upper half plane, one array per draw, for every gamma_max and for the pure rotations."""
-    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(num_draws)]
-
-    def draw(key, gamma_max):
-        return problems.random_interpolated_game(key, gamma_max, dim=protocol.dim, half=half)
-
-    def upper(game):
-        return np.asarray(game.eigenvalues())[: protocol.dim]
-
-    out = {f"{g:g}": [upper(draw(key, g)) for key in keys] for g in protocol.gamma_max}
-    places = np.array([0, protocol.dim // 2, protocol.dim - 1])
-    pure = [draw(key, 1.0).gamma.at[places].set(1.0) for key in keys]
-    return {**out, PURE: [upper(problems.InterpolatedGame(gamma, half=half)) for gamma in pure]}
+def spectrum(protocol: Protocol, draw: int, gamma_max: float | None, half: bool) -> np.ndarray:
+    """Eigenvalues in the upper half plane; without `gamma_max` those with pure rotations."""
+    key = jax.random.fold_in(jax.random.key(0), draw)
+    game = problems.random_interpolated_game(key, 1.0 if gamma_max is None else gamma_max, dim=protocol.dim, half=half)
+    if gamma_max is None:
+        places = np.array([0, protocol.dim // 2, protocol.dim - 1])
+        game = problems.InterpolatedGame(game.gamma.at[places].set(1.0), half=half)
+    return np.asarray(game.eigenvalues())[: protocol.dim]
 
 
-def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Draws spectra and searches the best rates on each; `seed` draws them. In float64."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        return _run(protocol, seed, folder, progress)
-
-
-def _run(protocol: Protocol, seed: int, folder: Path, progress: bool) -> Metrics:
-    forms = {"half": (True, protocol.num_draws), "as printed": (False, protocol.num_draws_as_printed)}
-    spectra = {form: _spectra(protocol, seed, *how) for form, how in forms.items() if how[1]}
-    rates: dict[str, Any] = {form: {place: {} for place in places} for form, places in spectra.items()}
-    excess: dict[str, list[float]] = {name: [] for name in dynamics.METHODS}
-    num_done, total = 0, sum(len(draws) for places in spectra.values() for draws in places.values())
-    with progress_bar(total, "spectra", progress) as report:
-        for form, places in spectra.items():
-            for place, draws in places.items():
-                for eigenvalues in draws:
-                    best = best_rates(eigenvalues, protocol.phases)
-                    for name, value in best.items():
-                        rates[form][place].setdefault(name, []).append(round(value, 8))
-                    for name, value in _excess(eigenvalues, best).items():
-                        excess[name] += [] if value is None else [value]
-                    num_done += 1
-                    report(num_done, lambda form=form, place=place: f"{form}, {place}")
-    densities = {(protocol.mean, protocol.deviation): None, **dict.fromkeys(protocol.other_densities)}
-    expected = {
-        form: {f"{mean:g}, {dev:g}": _expected(places, protocol, mean, dev) for mean, dev in densities}
-        for form, places in rates.items()
+def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
+    places = {f"{g:g}": g for g in protocol.gamma_max} | {PURE: None}
+    draws = {"half": protocol.num_draws, "as printed": protocol.num_draws_as_printed}
+    spectra = {
+        f"rates/{form}/{place}": {"form": form, "gamma_max": gamma_max, "num_seeds": num}
+        for form, num in draws.items()
+        for place, gamma_max in (places.items() if num else ())
     }
-    rotation, roots = _rotation(protocol)
-    _plot_sweep(rates["half"], expected["half"], protocol, folder / "comparison.png")
-    plot_phases(roots, {phase: rotation[f"{phase:g}"] for phase in roots}, folder / "spectra.png")
+    return {**spectra, "rotation": {"form": None, "gamma_max": None, "num_seeds": 1}}
+
+
+def measure(trial: Trial, form: str | None, gamma_max: float | None) -> dict[str, Any]:
+    """The best rates on one spectrum; without a `form`, the smallest spectral radius for λ = ±i with α, |β| up to 1."""
+    protocol = trial.protocol
+    if form is None:
+        axes, same = (_logs(1e-4, 1.0, 100), _logs(1e-4, 1.0, 60)), np.full(protocol.dim, 1j)  # compiled for so many
+        return {f"{p:g}": _best(_momentum, same, axes, np.array(math.pi * p))[0] for p in protocol.phases}
+    eigenvalues = spectrum(protocol, trial.seed, gamma_max, form == "half")
+    rates = best_rates(eigenvalues, protocol.phases)
+    return {"rates": rates, "excess": excess(eigenvalues, rates) if protocol.suggest else {}}
+
+
+def summarize(results: Results) -> Metrics:
+    protocol: Protocol = results.protocol
+    seeds = [one for name, all_seeds in results.items() if name != "rotation" for one in all_seeds]
+    found = {name: [one["excess"][name] for one in seeds if name in one["excess"]] for name in dynamics.METHODS}
+    rates = results.nested(lambda draws: {n: [one["rates"][n] for one in draws] for n in draws[0].get("rates", ())})
     return {
-        "gamma_max": list(protocol.gamma_max),
-        "rates": rates,
-        "suggest_excess": {name: [round(min(v), 6), round(max(v), 6)] for name, v in excess.items() if v},
-        "expected": expected,
-        "rotation": rotation,
-        "tables": [
-            *(_rate_table(form, places) for form, places in rates.items()),
-            *(_expected_table(form, rows) for form, rows in expected.items()),
-            _excess_table(excess),
-        ],
+        "gamma_max": protocol.gamma_max,
+        "rates": rates["rates"],
+        "suggest_excess": {name: [min(values), max(values)] for name, values in found.items() if values},
+        "expected": {
+            form: {f"{mean:g}, {dev:g}": expected(places, protocol, mean, dev) for mean, dev in protocol.densities}
+            for form, places in rates["rates"].items()
+        },
+        "rotation": results["rotation"][0],
     }
 
 
-def _expected(rates: dict[str, Any], protocol: Protocol, mean: float, deviation: float) -> dict[str, float | None]:
+def evaluations(rates: Sequence[float], tolerance: float) -> np.ndarray:
+    """How many gradient evaluations shrink the distance by the factor `tolerance`, for rates per gradient."""
+    return np.array([math.log(tolerance) / math.log(rate) if rate < 1 - CERTAIN else math.inf for rate in rates])
+
+
+def expected(rates: dict[str, Any], protocol: Protocol, mean: float, deviation: float) -> dict[str, float]:
     """For each phase the expected number of gradient evaluations (mean over draws), gamma_max a truncated normal."""
-    at = np.array(protocol.gamma_max)
-    density = np.exp(-0.5 * ((at - mean) / deviation) ** 2)
-    weights = density * np.gradient(at) * np.where((at == at[0]) | (at == at[-1]), 0.5, 1.0)  # trapezoids
-    out: dict[str, float | None] = {}
+    grid = np.array(protocol.gamma_max)
+    density = np.exp(-0.5 * ((grid - mean) / deviation) ** 2)
+    weights = density * np.gradient(grid) * np.where((grid == grid[0]) | (grid == grid[-1]), 0.5, 1.0)  # trapezoids
+    out = {}
     for phase in protocol.phases:
-        name = f"phase {phase:g}"
-        numbers = np.array([np.mean(evaluations(rates[f"{g:g}"][name], protocol.tolerance)) for g in at])
-        value = float(weights @ numbers / weights.sum())
-        out[f"{phase:g}"] = round(value, 3) if math.isfinite(value) else None
+        numbers = [np.mean(evaluations(rates[f"{g:g}"][f"phase {phase:g}"], protocol.tolerance)) for g in grid]
+        out[f"{phase:g}"] = float(weights @ np.array(numbers) / weights.sum())
     return out
 
 
-def _rotation(protocol: Protocol) -> tuple[dict[str, float], dict[float, np.ndarray]]:
-    """For λ = ±i the smallest spectral radius at each phase with α and |β| up to 1, and the eigenvalues on a grid."""
-    best, roots = {}, {}
-    axes = (_logs(1e-4, 1.0, 100), _logs(1e-4, 1.0, 60))
-    unit = jnp.linspace(0, 1, protocol.num_shown)
-    same = np.full(protocol.dim, 1j)  # as many as in the games, so that nothing is compiled anew
-    for phase in protocol.phases:
-        turn = math.pi * phase
-        best[f"{phase:g}"] = round(minimize(_momentum, same, axes, _bounds(axes), np.array(turn))[0], 8)
-        upper = np.asarray(_roots(unit[:, None], polar(unit, jnp.asarray(turn)))).reshape(-1)
-        roots[phase] = np.concatenate([upper, upper.conj()])
-    return best, roots
-
-
-@jax.jit
-def _roots(learning_rate, momentum):
-    """Of the cubic that belongs to the eigenvalue i."""
-    return dynamics.cubic_roots(dynamics.momentum_cubic(1j, learning_rate, momentum))
-
-
-_SHOWN = {
+SHOWN = {
     "gradient descent": "gradient descent",
     "phase 0": "positive momentum",
     "phase 1": "negative momentum",
@@ -220,64 +182,145 @@ _SHOWN = {
 }
 
 
-def _plot_sweep(rates: dict[str, Any], expected: dict[str, Any], protocol: Protocol, path: Path) -> None:
-    lines = {
-        label: np.array([evaluations(rates[f"{g:g}"][name], protocol.tolerance) for g in protocol.gamma_max])
-        for name, label in _SHOWN.items()
-    }
-    plot_sweep(protocol.gamma_max, lines, expected, protocol.tolerance, path)
-
-
-_FORMULAS = {"half": "with curvatures a (1 - γ)", "as printed": "with curvatures 2 a (1 - γ), as printed"}
-
-
-def _rate_table(form: str, places: dict[str, Any]) -> dict[str, str]:
-    names = [*_SHOWN, "extragradient, tied", "optimistic gradient, tied"]
-    lines = ["| γ_max | " + " | ".join(_SHOWN.get(name, name) for name in names) + " |"]
-    lines.append("|---|" + "---|" * len(names))
-    for place, row in places.items():
-        lines.append(f"| {place} | " + " | ".join(_cell(row[name]) for name in names) + " |")
+def tables(metrics: Metrics) -> dict[str, Any]:
+    shown = {**SHOWN, **{f"{n}, tied": f"{n}, tied" for n in ("extragradient", "optimistic gradient")}}
     return {
-        "title": f"Best rate per gradient, median over draws [range], {_FORMULAS[form]}",
-        "markdown": "\n".join(lines) + "\n",
+        **{
+            f"Best rate per gradient, mean over draws [range], {FORMS[form]}": [
+                {"γ_max": place, **{label: row[name] for name, label in shown.items()}} for place, row in places.items()
+            ]
+            for form, places in metrics["rates"].items()
+        },
+        **{
+            "Expected number of gradient evaluations over a truncated normal density of γ_max, by fixed phase over π; "
+            f"learning rate and modulus tuned for each γ_max, {FORMS[form]}": [
+                {"mean, deviation of γ_max": name, **{k: "∞" if v is None else v for k, v in row.items()}}
+                for name, row in rows.items()
+            ]
+            for form, rows in metrics["expected"].items()
+        },
+        "`suggest` against the fine search: how many more steps it needs, as a share (negative: fewer)": [
+            {"method": name, "smallest": low, "largest": high}
+            for name, (low, high) in metrics["suggest_excess"].items()
+        ],
     }
 
 
-def _cell(rates: list[float]) -> str:
-    low, middle, high = (_number(x) for x in (min(rates), float(np.median(rates)), max(rates)))
-    return middle if low == high else f"{middle} [{low}, {high}]"
-
-
-def _number(rate: float) -> str:
-    return "1" if rate >= 1 - CERTAIN else f"{rate:.4f}" if rate < 0.9995 else f"1 - {1 - rate:.1g}"
-
-
-def _expected_table(form: str, expected: dict[str, Any]) -> dict[str, str]:
-    phases = list(next(iter(expected.values())))
-    lines = ["| mean, deviation of γ_max | " + " | ".join(f"{phase}π" for phase in phases) + " | best phase |"]
-    lines.append("|---|" + "---|" * (len(phases) + 1))
-    for name, row in expected.items():
-        cells = [f"{row[phase]:.4g}" if row[phase] is not None else "∞" for phase in phases]
-        best = min(phases, key=lambda phase, row=row: math.inf if row[phase] is None else row[phase])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {best}π |")
-    return {
-        "title": "Expected number of gradient evaluations over a truncated normal density of γ_max, by fixed phase; "
-        f"learning rate and modulus tuned for each γ_max, {_FORMULAS[form]}",
-        "markdown": "\n".join(lines) + "\n",
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
+    grid, tolerance = metrics["gamma_max"], results.protocol.tolerance
+    rates = metrics["rates"]["half"]
+    curves = {
+        label: (grid, [float(np.median(evaluations(rates[f"{g:g}"][name], tolerance))) for g in grid])
+        for name, label in SHOWN.items()
     }
+    phases = {name: (list(map(float, row)), list(row.values())) for name, row in metrics["expected"]["half"].items()}
+    panels = {f"until {tolerance:g}, over γ_max": curves, "expected, over arg β / π, by density of γ_max": phases}
+    return {"evaluations": lines(panels, ("", "gradient evaluations"), log="y")}
 
 
-def _excess_table(excess: dict[str, list[float]]) -> dict[str, str]:
-    lines = ["| method | spectra on which it converges | smallest | median | largest |", "|---|---|---|---|---|"]
-    for name, values in excess.items():
-        if values:
-            cells = " | ".join(f"{100 * x:.2f} %" for x in (min(values), float(np.median(values)), max(values)))
-            lines.append(f"| {name} | {len(values)} | {cells} |")
-    return {
-        "title": "`suggest` against the fine search: how many more steps it needs (negative: fewer)",
-        "markdown": "\n".join(lines) + "\n",
-    }
+def ratios(metrics: Metrics, place: str, ours: str, others: Sequence[str]) -> np.ndarray:
+    """Evaluations of one method over those of the best of others, per draw; 99 where ours does not converge."""
+    rates = metrics["rates"]["half"][place]
+    best = np.min([evaluations(rates[name], 0.1) for name in others], axis=0)
+    own = evaluations(rates[ours], 0.1)
+    return np.array([min(a / b, 99.0) if math.isfinite(a) else 99.0 for a, b in zip(own, best)])
 
+
+def over_places(ours: str, others: Sequence[str], of_draws: Callable, up_to: float) -> Callable[[Metrics], float]:
+    """The largest ratio over gamma_max up to a bound, of the draws the largest or the median."""
+
+    def value(metrics: Metrics) -> float:
+        places = [f"{g:g}" for g in metrics["gamma_max"] if g <= up_to]
+        return round(max(float(of_draws(ratios(metrics, place, ours, others))) for place in places), 4)
+
+    return value
+
+
+def at_place(place: str, ours: str, others: Sequence[str]) -> Callable[[Metrics], float]:
+    """The median ratio over draws."""
+    return lambda metrics: round(float(np.median(ratios(metrics, place, ours, others))), 4)
+
+
+def pure(reduce: Callable, names: Sequence[str]) -> Callable[[Metrics], float]:
+    """The extreme rate of some methods over draws with pure rotations, minus 1."""
+    return lambda m: float(f"{reduce(r for name in names for r in m['rates']['half'][PURE][name]) - 1:.4g}")
+
+
+def untied(metrics: Metrics) -> list[float]:
+    """At the smallest gamma_max, evaluations with equal steps over those with separate ones, for both methods."""
+    place = f"{metrics['gamma_max'][0]:g}"
+    return [at_place(place, f"{name}, tied", (name,))(metrics) for name in RIVALS]
+
+
+def by_phase(metrics: Metrics) -> dict[str, float]:
+    """Expected evaluations by phase, for the first density, where they are finite."""
+    return {k: v for k, v in next(iter(metrics["expected"]["half"].values()), {}).items() if v is not None}
+
+
+def best_phase(metrics: Metrics) -> float | None:
+    known = by_phase(metrics)
+    return float(min(known, key=lambda phase: known[phase])) if known else None
+
+
+def rotation(real: bool) -> Callable[[Metrics], list[float]]:
+    return lambda m: [round(r - 1, 8) for phase, r in m["rotation"].items() if (float(phase) in (0, 1)) == real]
+
+
+RIVALS = ("extragradient", "optimistic gradient")
+FIXED = ("gradient descent", "phase 1", "phase 0.125", "phase 0.5", *RIVALS)
+CLAIMS = claims(
+    """
+    S1 | published | While γ_max < 1/2, positive momentum is the fastest of the methods with a fixed phase,
+        extragradient and optimistic gradient. | qualitative (figure 4.5) | The largest, over draws and γ_max < 1/2, of
+        its gradient evaluations over those of the best of the others
+    S2 | published | While γ_max < 1/2, the phase π/8 comes close to positive momentum. | qualitative (figure 4.5)
+        | The largest ratio of gradient evaluations; gradient descent has 4.1 at γ_max = 0
+    S3 | published | With purely adversarial directions gradient descent, positive and negative momentum do not
+        converge. | qualitative (figure 4.5) | The lowest of their rates over draws with three pure rotations, minus 1
+    S4 | published | With purely adversarial directions complex momentum (phases π/8, π/2, tuned), extragradient and
+        optimistic gradient converge. | qualitative (figure 4.5) | The highest of their rates over draws with three pure
+        rotations, minus 1
+    S5 | published | For every γ_max complex momentum with a tuned phase competes with extragradient and optimistic
+        gradient. | qualitative (figure 4.5) | The largest over γ_max of its gradient evaluations over those of the
+        better of the two, median over draws; the bar is ours
+    S5-0.9 | ours | While γ_max is at most 0.9, it is the fastest. | not stated | As S5, over these γ_max; real momentum
+        of either sign is a special case of it
+    S5-pure | published | It is competitive with purely adversarial directions, too. | qualitative (figure 4.5, at
+        γ_max = 1) | As S5, for three pure rotations (the smallest, a middle, the largest eigenvalue)
+    S6 | control | In cooperative games extragradient and optimistic gradient need a step of extrapolation of its own
+        size. | figure 4.5 tunes both apart | At the smallest γ_max, gradient evaluations with equal steps over those
+        with separate ones
+    S7 | control | `nestax.dynamics.suggest` finds the best hyperparameters to within 2 % in the number of steps, for
+        all six methods and every spectrum. | ours | How many more steps it needs than a grid of thousands of points,
+        refined by differential evolution, as a share; the largest over methods, draws, γ_max and both forms of the game
+    S8 | published | The phase π/8 minimizes the expected number of gradient evaluations for a random γ_max.
+        | qualitative (figure 4.6) | The best of the fixed phases, over π, for a normal density truncated to [0, 1] with
+        mean 0.75 and deviation 0.15 | the source takes mean and deviation from trainings of its GAN and has most of the
+        mass below 0.5; these are ours
+    S8-near | ours | The phase π/8 needs at most a quarter more gradient evaluations in expectation than the best fixed
+        phase. | none | The ratio, for the density of S8 | the density is not the source's, see S8
+    S9-real | published | On a pure rotation no learning rate and modulus up to 1 make a real momentum converge.
+        | proved; figure B.2 | The smallest spectral radius over phases 0 and π, minus 1
+    S9-complex | published | On a pure rotation every phase in between has a learning rate and modulus up to 1 with
+        which it converges. | proved for two phases; figure B.2 | The largest over phases of the smallest spectral
+        radius, minus 1
+    """,
+    {
+        "S1": (over_places("phase 0", FIXED, np.max, 0.499), at_most(1.01), 1.2, True),
+        "S2": (over_places("phase 0.125", ("phase 0",), np.max, 0.499), at_most(1.5), 4.1, True),
+        "S3": (pure(min, ("gradient descent", "phase 0", "phase 1")), at_least(-CERTAIN), -1e-3, True),
+        "S4": (pure(max, ("phase 0.125", "phase 0.5", "complex momentum", *RIVALS)), below(-1e-6), 0.0, True),
+        "S5": (over_places("complex momentum", RIVALS, np.median, 1.0), at_most(1.5), 1.65),
+        "S5-0.9": (over_places("complex momentum", RIVALS, np.median, 0.9), at_most(1.01), 1.1, True),
+        "S5-pure": (at_place(PURE, "complex momentum", RIVALS), at_most(1.5), 5.0),
+        "S6": (untied, above(2), [3.0, 1.5], True),
+        "S7": (at("suggest_excess", ..., 1, by=max), at_most(0.02), 0.05, True),
+        "S8": (best_phase, equal(0.125), 0.5),
+        "S8-near": (lambda m: round(by_phase(m)["0.125"] / min(by_phase(m).values()), 4), at_most(1.25), 2.0),
+        "S9-real": (lambda m: min(rotation(True)(m)), at_least(-CERTAIN), -1e-3, True),
+        "S9-complex": (lambda m: max(rotation(False)(m)), below(-1e-6), 0.0, True),
+    },
+)
 
 _PHASES = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)
 
@@ -287,42 +330,17 @@ RECIPE = Recipe(
     source="Lorraine, Acuna, Vicol, Duvenaud 2022 (AISTATS), on the interpolated game; figures 4.5, 4.6 and B.2 of the "
     "thesis of Lorraine",
     scales={
-        "smoke": Protocol(
-            gamma_max=(0.4, 1.0),
-            num_draws=1,
-            num_draws_as_printed=0,
-            phases=(0.0, 0.125, 0.5, 1.0),
-            dim=6,
-            other_densities=(),
-            num_shown=10,
-        ),
-        "laptop": Protocol(
-            gamma_max=(*(round(0.1 * i, 1) for i in range(10)), 0.95, 1.0),
-            num_draws=5,
-            num_draws_as_printed=2,
-            phases=_PHASES,
-        ),
-        "paper": Protocol(
-            gamma_max=tuple(round(0.05 * i, 2) for i in range(21)),
-            num_draws=20,
-            num_draws_as_printed=20,
-            phases=_PHASES,
-        ),
+        "smoke": Protocol((0.4,), 1, 0, (0.0, 0.125, 0.5, 1.0), dim=6, suggest=False, densities=()),
+        "laptop": Protocol((*(round(0.1 * i, 1) for i in range(10)), 0.95, 1.0), 5, 2, _PHASES),
+        "paper": Protocol(tuple(round(0.05 * i, 2) for i in range(21)), 20, 20, _PHASES),
     },
-    run=run,
+    axes=("gamma_max", "num_draws", "num_draws_as_printed", "densities"),
+    cells=cells,
+    measure=measure,
+    summarize=summarize,
+    tables=tables,
+    pictures=pictures,
+    x64=True,
+    digits=10,
     claims=CLAIMS,
-    notes=(
-        "The source gives neither the number of eigenvalue pairs (here 20) nor the draws (here 5, scaled by γ_max) nor "
-        "the density of figure 4.6. What it says about phases needs curvatures a (1 - γ); its formula as printed has "
-        "twice these and is in tables of its own (2 draws). Every optimum is refined, since it lies in a notch that "
-        "grids miss: coarse ones make complex momentum look slower than it is.\n\n"
-        "S5: up to γ_max = 0.9 tuned complex momentum is the fastest of all (S5-0.9). At 1 it needs 1.6 times as many "
-        "gradients as the better of extragradient and optimistic gradient (0.9 to 2.5, by draw), and with three pure "
-        "rotations of different speed 5 to 9 times as many.\n\n"
-        "S8: the number of evaluations explodes as γ_max approaches 1, where phases near π/2 and above do best, and "
-        "any density that reaches there prefers them. With means from 0.2 to 0.5 and deviations from 0.02 to 0.3, π/8 "
-        "was never the best of the fixed phases, though within 10 % of it where the deviation was at most 0.1: there "
-        "the phase 0 wins, or nearly so. With curvatures as printed π/8 is the best for mean 0.5 and deviation 0.15, "
-        "and no longer for higher means."
-    ),
 )
