@@ -13,7 +13,7 @@ from ._evolution import (
     EvolutionStrategies as EvolutionStrategies,
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )
-from ._instances import FromSampler as FromSampler, Instances as Instances, RandomGameScale as RandomGameScale
+from ._instances import RandomGameScale as RandomGameScale
 from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
 from ._objectives import (
     AbstractMetaObjective as AbstractMetaObjective,
@@ -24,9 +24,7 @@ from ._objectives import (
     TrajectorySum as TrajectorySum,
 )
 from ._tasks import (
-    AbstractTasks as AbstractTasks,
     ConvexCombination as ConvexCombination,
-    Fixed as Fixed,
     RandomScaling as RandomScaling,
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train

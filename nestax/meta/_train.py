@@ -15,7 +15,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from .. import learned
-from .._problem import AbstractProblem
+from .._family import AbstractFamily, AnyFamily, as_family
 from .._report import Chart
 from .._rollout import RESULTS, NumericalError, all_finite
 from .._run import Options, Outcome, Session, number
@@ -28,7 +28,6 @@ from ._curriculum import InstanceCurriculum
 from ._estimators import AbstractGradientEstimator, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._objectives import AbstractMetaObjective
-from ._tasks import AbstractTasks, Fixed
 from ._trainer import EpochState, Meta, Trainer
 
 _CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
@@ -66,7 +65,7 @@ class Validation(eqx.Module):
     horizon: int | None = eqx.field(default=None, static=True)
     num_runs: int = eqx.field(default=20, static=True)
     score: AbstractScore = TrailingLoss(window=20)
-    tasks: AbstractTasks | None = None
+    tasks: AbstractFamily | None = None
 
     def __check_init__(self):
         for name in ("every", "num_runs"):
@@ -95,7 +94,7 @@ class MetaTraining:
 
 def train(
     optimizer: AbstractLearnedOptimizer,
-    tasks: AbstractProblem | AbstractTasks,
+    tasks: AnyFamily,
     *,
     key: PRNGKeyArray,
     schedule: Sequence[tuple[int, int]] = ((100, 100),),
@@ -126,7 +125,7 @@ def train(
     **Arguments:**
 
     - `optimizer`: where to start from.
-    - `tasks`: a problem, or a distribution of problems.
+    - `tasks`: a problem, or a family of problems: an `AbstractFamily`, or a function from a PRNG key to a problem.
     - `key`: a PRNG key, fixes everything random. Same key, same result, bit for bit, on the same machine and version.
     - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
       was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going.
@@ -174,7 +173,7 @@ def train(
 
     ```
     """
-    tasks = Fixed(tasks) if isinstance(tasks, AbstractProblem) else tasks
+    tasks = as_family(tasks, "tasks")
     meta_loss = Sum() if meta_loss is None else meta_loss
     coordinatewise = isinstance(optimizer, AbstractCoordinatewise) and not optimizer.second_derivatives
     if estimator is None:
