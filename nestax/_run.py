@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
     - `score`: by which the best is kept, the lowest; `None` where there is none, or it is not finite.
     - `candidate`: what is kept if this is the best so far.
     - `failure`: why the run cannot go on; empty if it can.
+    - `rescored`: the best so far was scored anew before this record: `baseline` takes the place of its score.
     """
 
     state: PyTree
@@ -35,6 +36,8 @@ class Outcome(NamedTuple):
     score: float | None = None
     candidate: PyTree = None
     failure: str = ""
+    rescored: bool = False
+    baseline: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +225,8 @@ class Session:
 
     def _count(self, outcome: Outcome, record: dict[str, Any]) -> None:
         at, counters, best, log = self._at, self._at.counters, self._at.best, self._at.log
+        if outcome.rescored:
+            counters = {**counters, "best_score": outcome.baseline}
         if outcome.score is not None and (counters["best_score"] is None or outcome.score < counters["best_score"]):
             counters = {"best_record": at.num_records, "best_score": outcome.score}
             best = outcome.candidate

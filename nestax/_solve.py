@@ -102,7 +102,7 @@ def solve(
         raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
     optimizer = as_optimizer(optimizer)
     updates = optimizer.updates_per_step
-    calls = count_calls(optimizer, num_steps)
+    calls = _count_calls(optimizer, num_steps)
     _check_recording(num_steps, updates, record_every)
     players, state, sample_key = start(problem, optimizer, players, state, key)
     every = max(record_every // updates, 1)  # steps per record
@@ -168,8 +168,7 @@ def _later(result):
     return RESULTS.where(result == RESULTS.nonfinite_start, RESULTS.nonfinite, result)
 
 
-def count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
-    """How many calls of `optimizer.step` make so many updates; `ValueError` where they do not come out even."""
+def _count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     calls, rest = divmod(num_steps, optimizer.updates_per_step)

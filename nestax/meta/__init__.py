@@ -4,6 +4,7 @@ from .._public import check_arguments as _check_arguments
 from ._batch import Batch as Batch
 from ._coordinate_sum import CoordinateSum as CoordinateSum
 from ._curriculum import InstanceCurriculum as InstanceCurriculum
+from ._ensemble import Ensemble as Ensemble
 from ._estimators import (
     AbstractGradientEstimator as AbstractGradientEstimator,
     TruncatedBackprop as TruncatedBackprop,
@@ -13,8 +14,15 @@ from ._evolution import (
     EvolutionStrategies as EvolutionStrategies,
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )
-from ._instances import RandomGameScale as RandomGameScale
-from ._losses import AbstractMetaLoss as AbstractMetaLoss, Last as Last, Sum as Sum, SumLog as SumLog
+from ._instances import FromSampler as FromSampler, Instances as Instances, RandomGameScale as RandomGameScale
+from ._l2o_scale import RelativeLoss as RelativeLoss, l2o_scale_training as l2o_scale_training
+from ._losses import (
+    AbstractMetaLoss as AbstractMetaLoss,
+    Last as Last,
+    MeanLog as MeanLog,
+    Sum as Sum,
+    SumLog as SumLog,
+)
 from ._objectives import (
     AbstractMetaObjective as AbstractMetaObjective,
     NikaidoIsoda as NikaidoIsoda,
@@ -23,9 +31,23 @@ from ._objectives import (
     RelativeLog as RelativeLog,
     TrajectorySum as TrajectorySum,
 )
+from ._schedule import (
+    AbstractSchedule as AbstractSchedule,
+    Epoch as Epoch,
+    HorizonCurriculum as HorizonCurriculum,
+    RandomLengths as RandomLengths,
+)
 from ._tasks import (
+    AbstractTasks as AbstractTasks,
     ConvexCombination as ConvexCombination,
+    Fixed as Fixed,
     RandomScaling as RandomScaling,
+)
+from ._teaching import (
+    AbstractTeaching as AbstractTeaching,
+    Imitation as Imitation,
+    Lesson as Lesson,
+    SelfImproving as SelfImproving,
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train
 from ._twin import (

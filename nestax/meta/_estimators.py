@@ -58,9 +58,11 @@ class AbstractGradientEstimator(eqx.Module):
         out, pullback = self.unroll(optimizer, batch, meta_loss)
         return out, pullback(jnp.full_like(out.values, 1 / batch.num))
 
-    def init(self, optimizer: AbstractLearnedOptimizer, carry: Carry, key: PRNGKeyArray) -> PyTree:
+    def init(
+        self, problem: AbstractProblem, optimizer: AbstractLearnedOptimizer, carry: Carry, key: PRNGKeyArray
+    ) -> PyTree:
         """The state of one task at the start of an epoch, from its players and optimizer state: by default these."""
-        del optimizer, key
+        del problem, optimizer, key
         return carry
 
     def check(self, optimizer: AbstractLearnedOptimizer, meta_loss: MetaLoss) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._checks import count, named, positive
+from .._problem import AbstractProblem
 from ..learned import AbstractLearnedOptimizer
 from ..measures import Carry
 from ._estimators import AbstractGradientEstimator, Truncation, truncate
@@ -122,8 +123,10 @@ class PersistentEvolutionStrategies(AbstractGradientEstimator):
     def __check_init__(self):
         count(self.num_pairs, "num_pairs")
 
-    def init(self, optimizer: AbstractLearnedOptimizer, carry: Carry, key: PRNGKeyArray) -> Particles:
-        del key
+    def init(
+        self, problem: AbstractProblem, optimizer: AbstractLearnedOptimizer, carry: Carry, key: PRNGKeyArray
+    ) -> Particles:
+        del problem, key
         weights = eqx.filter(optimizer, optimizer.meta_parameters())
         noise = jax.tree.map(lambda w: jnp.zeros((self.num_pairs, *w.shape), w.dtype), weights)
         return Particles(jax.tree.map(lambda x: jnp.broadcast_to(x, (2, self.num_pairs, *x.shape)), carry), noise)

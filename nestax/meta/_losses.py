@@ -55,3 +55,16 @@ class SumLog(AbstractMetaLoss):
 
     def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         return _weighted_sum(jnp.log(losses + self.eps.astype(losses.dtype)), self.weights)
+
+
+class MeanLog(AbstractMetaLoss):
+    r"""$\frac{1}{L + 1} \sum_{t=0}^{L} \ln(f(\theta_t) + \epsilon)$: as `SumLog`, but truncations of all lengths count
+    alike.
+
+    `eps`: default 1e-6. (Wichrowska et al., 2017, section 4.1, with losses divided by the first one: `RelativeLoss`.)
+    """
+
+    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-6)
+
+    def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
+        return jnp.mean(jnp.log(losses + self.eps.astype(losses.dtype)))

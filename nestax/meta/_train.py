@@ -15,7 +15,8 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from .. import learned
-from .._family import AbstractFamily, AnyFamily, as_family
+from .._folder import Stages
+from .._problem import AbstractProblem
 from .._report import Chart
 from .._rollout import RESULTS, NumericalError, all_finite
 from .._run import Options, Outcome, Session, number
@@ -25,15 +26,20 @@ from ..loggers import Callback
 from ..measures import AbstractScore, TrailingLoss
 from ._coordinate_sum import CoordinateSum
 from ._curriculum import InstanceCurriculum
+from ._ensemble import Ensemble, families
 from ._estimators import AbstractGradientEstimator, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._objectives import AbstractMetaObjective
+from ._schedule import AbstractSchedule, Epoch
+from ._tasks import AbstractTasks, Fixed
+from ._teaching import AbstractTeaching
 from ._trainer import EpochState, Meta, Trainer
 
 _CALL_SECONDS = 0.5  # a compiled call of several truncations takes about this at most: Ctrl-C has to wait for it
 _HOPELESS = 10  # epochs without a single update after which training ends
 _MANY_SKIPPED = 0.1  # the share of skipped updates above which there is a warning
 _MOST = 2**31 - 1
+_LESSON, _FAMILY = 2**32 - 1, 2**32 - 2  # folded into an epoch's key: what is taught, and on which problems
 
 _CHART = Chart(
     "training.png",
@@ -65,7 +71,7 @@ class Validation(eqx.Module):
     horizon: int | None = eqx.field(default=None, static=True)
     num_runs: int = eqx.field(default=20, static=True)
     score: AbstractScore = TrailingLoss(window=20)
-    tasks: AbstractFamily | None = None
+    tasks: AbstractTasks | None = None
 
     def __check_init__(self):
         for name in ("every", "num_runs"):
@@ -94,10 +100,10 @@ class MetaTraining:
 
 def train(
     optimizer: AbstractLearnedOptimizer,
-    tasks: AnyFamily,
+    tasks: AbstractProblem | AbstractTasks | Ensemble,
     *,
     key: PRNGKeyArray,
-    schedule: Sequence[tuple[int, int]] = ((100, 100),),
+    schedule: Sequence[tuple[int, int]] | AbstractSchedule = ((100, 100),),
     unroll: int = 20,
     num_tasks: int = 1,
     meta_loss: AbstractMetaLoss | AbstractMetaObjective | None = None,
@@ -105,6 +111,7 @@ def train(
     meta_optimizer: optax.GradientTransformation | None = None,
     validation: Validation | None = None,
     curriculum: InstanceCurriculum | None = None,
+    teaching: AbstractTeaching | None = None,
     run: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -125,10 +132,11 @@ def train(
     **Arguments:**
 
     - `optimizer`: where to start from.
-    - `tasks`: a problem, or a family of problems: an `AbstractFamily`, or a function from a PRNG key to a problem.
+    - `tasks`: a problem, a distribution of problems, or an `Ensemble` of several.
     - `key`: a PRNG key, fixes everything random. Same key, same result, bit for bit, on the same machine and version.
     - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
-      was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going.
+      was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going. Or a
+      rule that decides epoch by epoch, such as `HorizonCurriculum()`, which plans the validations too.
     - `unroll`: steps per truncation; divides every horizon. Default 20, as published.
     - `num_tasks`: problems per meta-update.
     - `meta_loss`: default `Sum()`. A function of the losses, or, for games, a meta-objective, which sees the players.
@@ -138,6 +146,7 @@ def train(
     - `validation`: keep the best; `None` (default) keeps the last.
     - `curriculum`: which of the problems count in a meta-update, by their difficulty; `None` (default): all of them. It
       needs a meta-objective.
+    - `teaching`: lessons besides the optimizer's own runs: `Imitation` or `SelfImproving`. Default `None`.
     - `run`: a new or empty folder for `config.json`, `metrics.jsonl`, checkpoints, and at the end the optimizer, a plot
       and a report. `resume=True` goes on from its last checkpoint, if there is one, and ends with the same weights, bit
       for bit, as a run that was never interrupted. All arguments above must be what they were, but `schedule` may be
@@ -173,7 +182,7 @@ def train(
 
     ```
     """
-    tasks = as_family(tasks, "tasks")
+    tasks = Fixed(tasks) if isinstance(tasks, AbstractProblem) else tasks
     meta_loss = Sum() if meta_loss is None else meta_loss
     coordinatewise = isinstance(optimizer, AbstractCoordinatewise) and not optimizer.second_derivatives
     if estimator is None:
@@ -184,11 +193,14 @@ def train(
             f"A curriculum ranks instances by their unrolls, so `meta_loss` must be a meta-objective, such as "
             f"`Relative(SquaredGradientNorm())`, got {type(meta_loss).__name__}."
         )
-    stages = _check_schedule(schedule, unroll)
+    stages, validation = _check_schedule(schedule, unroll, validation)
     if num_tasks < 1:
         raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
     meta_optimizer = _adam() if meta_optimizer is None else meta_optimizer
-    trainer = Trainer(optimizer, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum)
+    num_moments = 1 if teaching is None else teaching.num_moments
+    trainer = Trainer.of(
+        optimizer, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum, num_moments
+    )
     session = Session(
         "meta-training",
         index="epoch",
@@ -204,14 +216,16 @@ def train(
             "meta_optimizer": meta_optimizer,
             "validation": validation,
             "curriculum": curriculum,
+            "teaching": teaching,
+            "schedule": schedule if isinstance(schedule, AbstractSchedule) else None,
         },
         state=trainer.initial,
         best=trainer.initial.weights,
         options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
     )
-    epochs = _Epochs(trainer, session, validation, key)
+    epochs = _Epochs(trainer, session, schedule, validation, teaching, key)
     with session:
-        session.drive(epochs.advance, _note, epochs.hopeless)
+        session.drive(epochs.advance, _note, epochs.is_over)
         return epochs.finish(throw)
 
 
@@ -221,9 +235,27 @@ def _adam() -> optax.GradientTransformation:
     return optax.adam(1e-3)
 
 
-def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[tuple[int, int], ...]:
+def _check_schedule(
+    schedule: Sequence[tuple[int, int]] | AbstractSchedule, unroll: int, validation: Validation | None
+) -> tuple[Stages, Validation | None]:
+    """The stages of a session, and the validation, which a schedule may plan itself."""
     if unroll < 1:
         raise ValueError(f"`unroll` must be at least 1, got {unroll}.")
+    if isinstance(schedule, AbstractSchedule):
+        schedule.check(unroll)
+        every = schedule.validates_every()
+        if every is not None and validation is not None and (validation.every, validation.horizon) != (every, None):
+            raise ValueError(
+                f"`{type(schedule).__name__}` plans the validations itself: one every {every} epochs, with horizons of "
+                f"its own. Pass `Validation(every={every}, ...)` without a `horizon`, or none."
+            )
+        if every is None and validation is not None and validation.horizon is None:
+            raise ValueError(
+                f"The horizons of `{type(schedule).__name__}` vary, so say on which one to judge: "
+                "`Validation(horizon=...)`."
+            )
+        default = None if every is None else Validation(every=every)
+        return ((1, schedule.most()),), validation or default
     if not schedule:
         raise ValueError("`schedule` is empty: give at least one stage `(horizon, epochs)`.")
     for horizon, epochs in schedule:
@@ -237,30 +269,84 @@ def _check_schedule(schedule: Sequence[tuple[int, int]], unroll: int) -> tuple[t
     total = sum(epochs for _, epochs in schedule)
     if total > _MOST:
         raise ValueError(f"`schedule` may have at most {_MOST:,} epochs, got {total:,}.")
-    return tuple((int(h), int(e)) for h, e in schedule)
+    return tuple((int(h), int(e)) for h, e in schedule), validation
 
 
 class _Epochs:
     """The epochs of one training, as records of a session."""
 
-    def __init__(self, trainer: Trainer, session: Session, validation: Validation | None, key: PRNGKeyArray):
+    def __init__(
+        self,
+        trainer: Trainer,
+        session: Session,
+        schedule: Sequence[tuple[int, int]] | AbstractSchedule,
+        validation: Validation | None,
+        teaching: AbstractTeaching | None,
+        key: PRNGKeyArray,
+    ):
         self.trainer = trainer
         self.session = session
+        self.schedule = schedule if isinstance(schedule, AbstractSchedule) else None
         self.validation = validation
+        self.teaching = teaching
         self.epoch_key, self.validation_key = jax.random.split(key)
-        self.num_epochs = sum(epochs for _, epochs in session.stages)
         self.stride = 1  # truncations per compiled call
+
+    def plan(self) -> Epoch | None:
+        """The next epoch; a pure function of the records so far."""
+        session, validation = self.session, self.validation
+        epoch = session.num_records
+        if self.schedule is not None:
+            plan = self.schedule.next(session.history)
+        elif session.is_complete:
+            plan = None
+        else:
+            plan = Epoch(session.length(epoch), session.stage(epoch) - 1)
+        own = self.schedule is not None and self.schedule.validates_every() is not None
+        if plan is None or validation is None or own:
+            return plan
+        last = epoch + 1 == sum(number for _, number in session.stages)
+        due = (epoch + 1) % validation.every == 0 or last
+        return plan._replace(validation=(validation.horizon or plan.horizon) if due else None)
+
+    def is_over(self) -> bool:
+        """Whether no epoch follows."""
+        return self.hopeless() or self.plan() is None
+
+    def _prepare(self, plan: Epoch, key: PRNGKeyArray, epoch: int) -> tuple[Trainer, dict[str, Any]]:
+        """The trainer of an epoch, and what its record says of it."""
+        trainer, notes = self.trainer, {}
+        if self.schedule is not None:
+            notes["stage"] = plan.stage
+        if plan.unroll is not None:
+            trainer = dataclasses.replace(trainer, unroll=plan.unroll)
+            notes["unroll"] = plan.unroll
+        if isinstance(trainer.tasks, Ensemble):
+            notes["family"] = trainer.tasks.draw(jax.random.fold_in(key, _FAMILY))
+            trainer = dataclasses.replace(trainer, tasks=trainer.tasks.families[notes["family"]])
+        if self.teaching is not None:
+            lesson_key = jax.random.fold_in(key, _LESSON)
+            lesson = self.teaching.lesson(lesson_key, epoch, plan.stage, trainer.estimator)
+            trainer = dataclasses.replace(trainer, estimator=lesson.estimator, moments=lesson.moments)
+            notes["teacher"] = lesson.teacher
+        return trainer, notes
 
     def advance(self, meta: Meta, epoch: int) -> Outcome:
         started = time.monotonic()
-        key, horizon = jax.random.fold_in(self.epoch_key, epoch), self.session.length(epoch)
-        state, num, index = self.trainer.start(meta, key, epoch, horizon), horizon // self.trainer.unroll, 0
+        key, plan = jax.random.fold_in(self.epoch_key, epoch), self.plan()
+        assert plan is not None
+        trainer, notes = self._prepare(plan, key, epoch)
+        if plan.restored is not None:
+            meta = Meta(self.session.best, meta.states)
+            notes["baseline"] = number(self._score(meta, plan.restored))
+        horizon = plan.horizon
+        state, num, index = trainer.start(meta, key, epoch, horizon), horizon // trainer.unroll, 0
         while index < num:
             begun, stop = time.monotonic(), min(index + self.stride, num)
             before = meta, state
-            meta, state = jax.block_until_ready(self.trainer.advance(meta, state, key, index, stop))
+            meta, state = jax.block_until_ready(trainer.advance(meta, state, key, index, stop))
             if not _is_finite(meta.weights):
-                return self._failed(*before, key, index, stop, epoch, horizon)
+                return self._failed(trainer, plan, *before, key, index, stop, epoch)
             if time.monotonic() - begun < _CALL_SECONDS / 2 and stop - index == self.stride:
                 self.stride *= 2
             index = stop
@@ -271,24 +357,35 @@ class _Epochs:
             "meta_loss": number(report.meta_loss / num),
             "final_loss": number(report.final_loss),
             "skipped": int(report.skipped),
+            **notes,
         }
+        if record.get("teacher") is not None and record["final_loss"] is None:
+            return Outcome(
+                meta,
+                None,
+                failure=f"the teacher number {record['teacher']} diverged in epoch {epoch} (stage {plan.stage + 1}, "
+                f"horizon {horizon}): its loss became inf or NaN. Lower its learning rate",
+            )
         score = None
-        if self.validation is not None and ((epoch + 1) % self.validation.every == 0 or epoch + 1 == self.num_epochs):
-            score = record["validation"] = number(self._score(meta, self.validation, horizon))
+        if plan.validation is not None:
+            score = record["validation"] = number(self._score(meta, plan.validation))
         record["seconds"] = round(time.monotonic() - started, 4)
-        return Outcome(meta, record, score, meta.weights)
+        rescored = plan.restored is not None
+        return Outcome(meta, record, score, meta.weights, rescored=rescored, baseline=notes.get("baseline"))
 
-    def _failed(self, meta: Meta, state: EpochState, key, index: int, stop: int, epoch: int, horizon: int) -> Outcome:
+    def _failed(
+        self, trainer: Trainer, plan: Epoch, meta: Meta, state: EpochState, key, index: int, stop: int, epoch: int
+    ) -> Outcome:
         """Takes the updates of one call again, one by one, to say which of them it was; the state is the one before."""
         new = meta
         while index < stop:
-            new, state = self.trainer.advance(meta, state, key, index, index + 1)
+            new, state = trainer.advance(meta, state, key, index, index + 1)
             if not _is_finite(new.weights):
                 break
             meta, index = new, index + 1
         leaves = jax.tree_util.tree_leaves_with_path(new.weights)
         name = next((name_of(path) for path, x in leaves if not bool(jnp.all(jnp.isfinite(x)))), "?")
-        unroll, stage = self.trainer.unroll, self.session.stage(epoch)
+        unroll, stage, horizon = trainer.unroll, plan.stage + 1, plan.horizon
         return Outcome(
             meta,
             None,
@@ -297,10 +394,13 @@ class _Epochs:
             "its learning rate, or clip",
         )
 
-    def _score(self, meta: Meta, validation: Validation, horizon: int) -> float:
+    def _score(self, meta: Meta, horizon: int) -> float:
+        validation = self.validation
+        assert validation is not None
         keys = jax.random.split(self.validation_key, validation.num_runs)
-        horizon = validation.horizon or horizon
-        return self.trainer.validate(meta, validation.score, validation.tasks, keys, horizon)
+        tasks = families(self.trainer.tasks if validation.tasks is None else validation.tasks)
+        scores = [self.trainer.validate(meta, validation.score, each, keys, horizon) for each in tasks]
+        return sum(scores) / len(scores)
 
     def hopeless(self) -> bool:
         """Whether nothing was learned in the first epochs."""
@@ -310,12 +410,12 @@ class _Epochs:
         return sum(record["skipped"] for record in self.session.history)
 
     def _num_updates(self) -> int:
-        return sum(record["horizon"] // self.trainer.unroll for record in self.session.history)
+        return sum(r["horizon"] // r.get("unroll", self.trainer.unroll) for r in self.session.history)
 
     def finish(self, throw: bool) -> MetaTraining:
         session, skipped, num = self.session, self._num_skipped(), self._num_updates()
         message = session.failure
-        if not message and num and skipped == num and (session.is_complete or self.hopeless()):
+        if not message and num and skipped == num and (self.plan() is None or self.hopeless()):
             message = (
                 f"all {num} meta-updates so far were skipped, since the loss of the problem or the meta-gradient was "
                 "not finite. Look at the problem's loss, or lower the output scale of the optimizer"
@@ -324,8 +424,8 @@ class _Epochs:
             kept = "" if session.folder is None else f" The last good checkpoint is in {session.folder}."
             raise NumericalError(f"Meta-training failed: {message}.{kept}")
         last = self.trainer.optimizer(session.state)
-        chosen = last if session.best_record is None else self.trainer.optimizer(Meta(session.best, None))
-        if session.is_complete and not message:
+        chosen = last if session.best_record is None else self.trainer.optimizer(Meta(session.best, ()))
+        if self.plan() is None and not message:
             if session.folder is not None:
                 learned.save(session.folder / "optimizer.safetensors", chosen)
             session.report(_CHART, self._lines(skipped))

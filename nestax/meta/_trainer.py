@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from .._family import AbstractFamily
 from .._problem import check_players
 from .._rollout import all_finite, select
 from .._solve import stack_samples
@@ -14,14 +13,16 @@ from ..learned import AbstractLearnedOptimizer
 from ..measures import AbstractScore, follow, record
 from ._batch import Batch, map_tasks
 from ._curriculum import InstanceCurriculum
+from ._ensemble import Ensemble
 from ._estimators import AbstractGradientEstimator, MetaLoss, Truncation, with_problem
+from ._tasks import AbstractTasks
 
 
 class Meta(eqx.Module):
-    """The part that training changes: the meta-parameters and the meta-optimizer's state."""
+    """The part that training changes: the meta-parameters and the meta-optimizer's states, one per kind of lesson."""
 
     weights: PyTree
-    state: PyTree
+    states: tuple[PyTree, ...]
 
 
 class Report(eqx.Module):
@@ -40,7 +41,7 @@ class Report(eqx.Module):
 class EpochState(eqx.Module):
     """An epoch between two truncations.
 
-    - `chosen`: tells the tasks of the epoch apart, as `AbstractFamily.select` returned it.
+    - `chosen`: tells the tasks of the epoch apart, as `AbstractTasks.select` returned it.
     - `inner`: the estimator's state of every task: of most estimators players and optimizer states.
     - `difficulty`, `fraction`: of a curriculum, every task's difficulty so far, and the fraction of them that counts.
     - `report`: for the record of the epoch.
@@ -61,32 +62,34 @@ class Trainer(eqx.Module):
 
     initial: Meta
     rest: PyTree  # the optimizer without its meta-parameters
-    tasks: AbstractFamily
+    tasks: AbstractTasks | Ensemble  # an ensemble is replaced by one of its families at the start of an epoch
     meta_loss: MetaLoss
     estimator: AbstractGradientEstimator
     curriculum: InstanceCurriculum | None
     meta_optimizer: optax.GradientTransformation
     unroll: int = eqx.field(static=True)
     num_tasks: int = eqx.field(static=True)
+    moments: int = eqx.field(static=True, default=0)  # which of the meta-optimizer's states is updated
 
-    def __init__(
-        self,
+    @staticmethod
+    def of(
         optimizer: AbstractLearnedOptimizer,
-        tasks: AbstractFamily,
+        tasks: AbstractTasks | Ensemble,
         unroll: int,
         num_tasks: int,
         meta_loss: MetaLoss,
         estimator: AbstractGradientEstimator,
         meta_optimizer: optax.GradientTransformation,
         curriculum: InstanceCurriculum | None,
-    ):
+        num_moments: int = 1,
+    ) -> "Trainer":
+        """The training of an optimizer."""
         estimator.check(optimizer, meta_loss)
-        weights, self.rest = eqx.partition(optimizer, optimizer.meta_parameters())
+        weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
         if not jax.tree.leaves(weights):
             raise ValueError(f"{type(optimizer).__name__} has no meta-parameters to train.")
-        self.initial = Meta(weights, meta_optimizer.init(weights))
-        self.tasks, self.meta_loss, self.estimator, self.curriculum = tasks, meta_loss, estimator, curriculum
-        self.meta_optimizer, self.unroll, self.num_tasks = meta_optimizer, unroll, num_tasks
+        initial = Meta(weights, tuple(meta_optimizer.init(weights) for _ in range(num_moments)))
+        return Trainer(initial, rest, tasks, meta_loss, estimator, curriculum, meta_optimizer, unroll, num_tasks)
 
     def optimizer(self, meta: Meta) -> AbstractLearnedOptimizer:
         """The optimizer with the meta-parameters of `meta`."""
@@ -115,7 +118,7 @@ class Trainer(eqx.Module):
             problem = self.tasks.get(choice)
             players = check_players(problem.init(keys[1]))
             carry = (players, optimizer.init(problem, players, keys[2]))
-            return carry, self.estimator.init(optimizer, carry, jax.random.fold_in(keys[2], 1))
+            return carry, self.estimator.init(problem, optimizer, carry, jax.random.fold_in(keys[2], 1))
 
         return chosen, *map_tasks(one, chosen, keys)
 
@@ -158,8 +161,9 @@ class Trainer(eqx.Module):
         gradient = pullback(jnp.where(mask, jnp.full_like(values, 1 / self.num_tasks), jnp.zeros_like(values)))
         healthy = all_finite(gradient) & all_finite(values)
         with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
-            updates, moments = self.meta_optimizer.update(gradient, meta.state, meta.weights)
-        new = Meta(eqx.apply_updates(meta.weights, updates), moments)
+            updates, moments = self.meta_optimizer.update(gradient, meta.states[self.moments], meta.weights)
+        states = (*meta.states[: self.moments], moments, *meta.states[self.moments + 1 :])
+        new = Meta(eqx.apply_updates(meta.weights, updates), states)
         report = Report(
             state.report.meta_loss + values.mean().astype(state.report.meta_loss.dtype),
             out.losses.mean().astype(state.report.final_loss.dtype),
@@ -178,10 +182,9 @@ class Trainer(eqx.Module):
         return self.curriculum.mask(difficulty, state.fraction), difficulty
 
     def validate(
-        self, meta: Meta, score: AbstractScore, tasks: AbstractFamily | None, keys: Key[Array, " runs"], horizon: int
+        self, meta: Meta, score: AbstractScore, tasks: AbstractTasks, keys: Key[Array, " runs"], horizon: int
     ) -> float:
         """The mean score of runs of `horizon` steps; infinite where it is not finite."""
-        tasks = self.tasks if tasks is None else tasks
         return float(_validate(self.optimizer(meta), tasks, score, keys, horizon))
 
 

@@ -54,7 +54,7 @@ def estimates(estimator, num_runs, key):
 
     def one(key):
         players = PROBLEM.init(key)
-        state = estimator.init(OPTIMIZER, (players, None), key)
+        state = estimator.init(PROBLEM, OPTIMIZER, (players, None), key)
         total = []
         for k in jax.random.split(key, TRUNCATIONS):
             out, gradient = estimator(OPTIMIZER, meta.Batch.of(PROBLEM, state, STEPS, k), meta.Sum())
@@ -92,7 +92,7 @@ def test_estimates_are_unbiased(estimator, expected, key):
 def test_a_pair_is_a_difference_quotient_along_its_perturbation(key):
     """Exact for a quadratic: the perturbation times the slope along it, over the variance."""
     estimator = meta.PersistentEvolutionStrategies(1, 0.5)
-    state = estimator.init(OPTIMIZER, (PROBLEM.init(key), None), key)
+    state = estimator.init(PROBLEM, OPTIMIZER, (PROBLEM.init(key), None), key)
     out, gradient = estimator(OPTIMIZER, meta.Batch.of(PROBLEM, state, STEPS, key), meta.Sum())
     a, b = float(out.state.noise.a[0, 0]), float(out.state.noise.b[0, 0])
     assert a != b
@@ -106,7 +106,7 @@ def test_more_pairs_are_the_mean_and_particles_keep_their_own_runs(key):
     ratio = float(few.var(axis=0).mean() / many.var(axis=0).mean())
     assert 10 < ratio < 24  # 16, with 400 runs each
     estimator = meta.PersistentEvolutionStrategies(3, 0.5)
-    state = estimator.init(OPTIMIZER, (PROBLEM.init(key), None), key)
+    state = estimator.init(PROBLEM, OPTIMIZER, (PROBLEM.init(key), None), key)
     out, _ = estimator(OPTIMIZER, meta.Batch.of(PROBLEM, state, STEPS, key), meta.Sum())
     ends, noise = out.state.carry[0][0][0], out.state.noise.a[0] + out.state.noise.b[0]
     np.testing.assert_allclose(ends, START + STEPS * (0.2 + np.stack([noise, -noise])), rtol=1e-10)
@@ -119,7 +119,7 @@ def test_training_and_a_curriculum(make, key):
     assert abs(float(result.optimizer.a + result.optimizer.b)) < abs(0.2)
     assert result.num_skipped == 0
     twin = nx.learned.TwinLSTM((2,), "gradients", key=key)
-    tasks = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 3, key)
+    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 3, key)
     objective, curriculum = meta.Relative(nx.measures.SquaredGradientNorm()), meta.InstanceCurriculum(0.4)
     settings = {"schedule": [(2, 1)], "unroll": 2, "num_tasks": 3, "meta_loss": objective, "curriculum": curriculum}
     assert meta.train(twin, tasks, estimator=make(2), **settings, key=key).num_skipped == 0

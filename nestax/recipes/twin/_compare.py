@@ -12,8 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ... import evaluation, learned, meta
-from ..._family import AbstractFamily, Instances
-from ..._optax import AnyOptimizer
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ..._storage import save_figure
@@ -30,7 +28,7 @@ def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractP
 
 def tune(
     name: str,
-    make: Callable[..., AnyOptimizer],
+    make: evaluation.MakeGame,
     grid: Mapping[str, tuple[float, ...]],
     games: AbstractProblem,
     path: Path,
@@ -44,27 +42,23 @@ def tune(
     """The best point of a grid on validation games, and which of its values are at an edge. Kept in a file."""
 
     def search() -> dict[str, Any]:
-        found = evaluation.tune(
-            Instances(games),
+        found = evaluation.tune_games(
             make,
             grid,
+            games,
             num_steps=num_steps,
             key=jax.random.key(seed),
-            num_seeds=num_starts,
+            num_starts=num_starts,
             score=score,
         )
-        return {
-            "best": found.best(),
-            "at_edge": list(found.at_edge()),
-            "score": round(float(found.mean_scores().min()), 6),
-        }
+        return {"best": found.best(), "at_edge": list(found.at_edge()), "score": round(float(found.scores.min()), 6)}
 
     return cached(path / f"{name}.json", {**protocol, "grid": {k: list(v) for k, v in grid.items()}}, search)
 
 
 def train(
     optimizer: learned.AbstractLearnedOptimizer,
-    tasks: AbstractFamily,
+    tasks: meta.AbstractTasks,
     settings: Mapping[str, Any],
     seed: int,
     folder: Path,
