@@ -32,7 +32,7 @@ def main():
             json.dump({"threads": args.threads, "steps": STEPS, **rows}, file, indent=1)
 
 
-def measure(rounds, width=512, batch_size=64):
+def measure(rounds, width=600, batch_size=64):
     import jax
 
     import nestax as nx

@@ -1,6 +1,7 @@
 """The branching optimization tree search: from a point where runs separate, along what separates them, to solutions."""
 
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -36,7 +37,7 @@ class Branching(eqx.Module):
 
     - `start`: where the first branches leave.
     - `directions`: along what a point branches; both senses of each are tried.
-    - `move`: the first move along a branch.
+    - `move`: the first move along a branch, or a tuple of moves: then there is a branch for each.
     - `num_steps`: of the optimizer, after it. 0: the move does all.
     - `choice`: which open branches come first.
     - `verification`: whether an end is a solution.
@@ -52,7 +53,7 @@ class Branching(eqx.Module):
 
     start: AbstractStart = RankedStart()
     directions: AbstractDirections = SingularDirections()
-    move: AbstractMove = eqx.field(default_factory=lambda: Jump(2.0))
+    move: AbstractMove | tuple[AbstractMove, ...] = eqx.field(default_factory=lambda: Jump(2.0))
     num_steps: int = eqx.field(static=True, default=1_000)
     choice: AbstractChoice = FirstIn()
     verification: AbstractVerification = AnyEnd()
@@ -63,11 +64,16 @@ class Branching(eqx.Module):
     def __check_init__(self):
         count(self.num_steps, "num_steps", at_least=0)
 
+    @property
+    def moves(self) -> tuple[AbstractMove, ...]:
+        """All first moves."""
+        return self.move if isinstance(self.move, tuple) else (self.move,)
+
 
 def generalized_ridge_rider(
     start: AbstractStart | None = None,
     directions: AbstractDirections | None = None,
-    move: AbstractMove | None = None,
+    move: AbstractMove | tuple[AbstractMove, ...] | None = None,
     num_steps: int = 1_000,
     max_depth: int = 1,
 ) -> Branching:
@@ -198,7 +204,7 @@ class _Growing:
         found = self.method.start(self.game, key)
         losses, residuals = self.game.evaluate(found.flat[None])
         self.num_gradients, self.facts = float(found.num_gradients), dict(found.facts)
-        self._add(-1, 0, 0, complex("nan"), np.zeros(self.game.dim), REJECTED)
+        self._add(-1, 0, 0, 0, complex("nan"), np.zeros(self.game.dim), REJECTED)
         self._finish(0, found.flat, losses[0], residuals[0], REJECTED)
         if np.all(np.isfinite(found.flat)):
             self._split(0)
@@ -228,7 +234,12 @@ class _Growing:
         rows, padded = self.rows, (nodes * batch_size)[:batch_size]  # one shape, so one compilation
         starts = np.stack([rows["ends"][rows["parents"][i]] for i in padded])
         along = np.stack([rows["signs"][i] * rows["directions"][i] for i in padded])
-        ends, cost = self.method.move(self.game, starts, along)
+        ends, cost = np.zeros_like(starts), np.zeros(len(starts))
+        which = np.array([rows["moves"][i] for i in padded])
+        for number, move in enumerate(self.method.moves):
+            if np.any(which == number):
+                moved, spent = move(self.game, starts, along)
+                ends, cost = np.where((which == number)[:, None], moved, ends), np.where(which == number, spent, cost)
         finite = np.all(np.isfinite(ends), axis=1)
         if self.method.num_steps:
             ends, stayed = self.game.descend(ends, np.array(padded), self.method.num_steps)
@@ -247,13 +258,13 @@ class _Growing:
         found = self.method.directions(self.game, self.rows["ends"][node])
         self.num_gradients += found.num_gradients
         for vector, value in zip(found.vectors, found.values):
-            for sign in (1, -1):
-                self._add(node, self.rows["depths"][node] + 1, sign, value, vector, OPEN)
+            for sign, move in itertools.product((1, -1), range(len(self.method.moves))):
+                self._add(node, self.rows["depths"][node] + 1, sign, move, value, vector, OPEN)
 
-    def _add(self, parent, depth, sign, value, direction, state) -> None:
+    def _add(self, parent, depth, sign, move, value, direction, state) -> None:
         nothing = np.full(self.game.dim, np.nan)
         losses = np.full(len(self.game.example), np.nan)
-        new = (parent, depth, sign, state, value, direction, nothing, losses, np.nan)
+        new = (parent, depth, sign, move, state, value, direction, nothing, losses, np.nan)
         for name, x in zip(ARRAYS, new, strict=True):
             self.rows[name].append(x)
 
@@ -262,7 +273,7 @@ class _Growing:
             self.rows[name][node] = x
 
     def tree(self, exhausted: bool) -> Tree:
-        dtypes = {"values": complex, "parents": np.int64, "depths": np.int64, "signs": np.int64, "states": np.int64}
+        dtypes = dict.fromkeys(("parents", "depths", "signs", "moves", "states"), np.int64) | {"values": complex}
         arrays = {name: np.array(rows, dtypes.get(name, np.float64)) for name, rows in self.rows.items()}
         tree = Tree(
             **arrays,

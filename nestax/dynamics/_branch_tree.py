@@ -16,7 +16,7 @@ from ._coordinates import ravel_real
 OPEN, SOLUTION, REJECTED, FAILED = range(4)
 _KIND = "branching-tree"
 _STATES = ("open", "solution", "rejected", "diverged")
-ARRAYS = ("parents", "depths", "signs", "states", "values", "directions", "ends", "losses", "residuals")
+ARRAYS = ("parents", "depths", "signs", "moves", "states", "values", "directions", "ends", "losses", "residuals")
 """The fields of a tree with one row per node."""
 
 
@@ -30,6 +30,7 @@ class Tree:
 
     - `parents`: the node that it leaves from; -1 for the start.
     - `depths`, `signs`: 1 for branches from the start; along the direction (1) or against it (-1).
+    - `moves`: by which of the method's moves.
     - `states`: 0 open (not tried yet), 1 a solution, 2 rejected by the verification, 3 diverged. The start is 2.
     - `values`: the complex eigenvalue (or singular value) of the direction.
     - `directions`, `ends`: shape `(nodes, dim)`: unit vectors, and points in flat coordinates.
@@ -49,6 +50,7 @@ class Tree:
     parents: np.ndarray
     depths: np.ndarray
     signs: np.ndarray
+    moves: np.ndarray
     states: np.ndarray
     values: np.ndarray
     directions: np.ndarray

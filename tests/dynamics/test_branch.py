@@ -228,6 +228,16 @@ def test_verifications_rankings_metrics():
     assert not nd.UntilDepth(2, from_solutions=False)(1, True)
 
 
+def test_several_first_moves(key):
+    """Jumps of 0.5 and 20 along x in both senses: two branches find the wells, two overflow."""
+    method = nd.Branching(SADDLE, nd.NegativeCurvature(), (nd.Jump(0.5), nd.Jump(20.0)), 100)
+    tree = nd.branch(WELL, DESCENT, method, key=key)
+    assert tree.moves[1:].tolist() == [0, 1, 0, 1]
+    assert tree.signs[1:].tolist() == [1, 1, -1, -1]
+    np.testing.assert_allclose(tree.ends[[1, 3], 0], [1, -1], atol=1e-3)
+    assert tree.states[1:].tolist() == [1, 3, 1, 3]
+
+
 def test_diverged_branches_are_no_solutions(key):
     """Beyond the wells gradient descent with a step of 0.1 overflows from x = 20."""
     method = nd.Branching(SADDLE, nd.NegativeCurvature(), nd.Jump(20.0), 50)

@@ -58,10 +58,7 @@ def test_the_dirac_gan():
     """Gradient descent spirals out, ever more slowly; complex momentum spirals in."""
     game, start = nx.problems.DiracGAN(), (jnp.array(0.5), jnp.array(0.5))
     assert nd.diagnose(game, nx.optimizers.sgd(0.3), start).verdict == "circles"
-    complex_momentum = nx.optimizers.Optax(
-        nx.optimizers.complex_momentum, learning_rate=0.1, momentum=0.9, phase=jnp.pi / 8
-    )
-    found = nd.diagnose(game, complex_momentum, start)
+    found = nd.diagnose(game, nx.optimizers.complex_momentum(0.1, momentum=0.9, phase=jnp.pi / 8), start)
     assert found.verdict == "contracts"
     assert "it turns" in str(found)
 
