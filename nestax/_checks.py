@@ -38,11 +38,7 @@ def instance(value: Any, cls: type[T], name: str, example: str = "") -> T:
     if isinstance(value, cls):
         return value
     example = f", such as `{example}`" if example else ""
-    if inspect.isclass(value):
-        got = f"the class `{value.__name__}` itself. Call it, with its arguments: `{value.__name__}(...)`"
-    else:
-        got = describe(value)
-    raise ValueError(f"`{name}` must be an object of the type `{cls.__name__}`{example}; got {got}.")
+    raise ValueError(f"`{name}` must be an object of the type `{cls.__name__}`{example}; got {describe(value)}.")
 
 
 def describe(value: Any) -> str:
@@ -51,6 +47,8 @@ def describe(value: Any) -> str:
         if value.shape == () and is_concrete(value):
             return str(value)
         return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if inspect.isclass(value):
+        return f"the class `{value.__name__}` itself. Call it, with its arguments: `{value.__name__}(...)`"
     text = repr(value)
     return text if len(text) <= 60 else f"an object of the type `{type(value).__name__}`"
 

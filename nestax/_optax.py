@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
-from ._checks import is_concrete
+from ._checks import describe, is_concrete
 from ._optimizer import AbstractGradientOptimizer, AbstractOptimizer
 from ._tree import common_dtype, upcast
 
@@ -114,8 +114,9 @@ def as_optimizer(optimizer: Any, name: str = "optimizer") -> AbstractOptimizer:
         return optimizer
     if isinstance(optimizer, optax.GradientTransformation):
         return Optax(_finished, transformation=optimizer)
+    got = describe(optimizer)
     raise ValueError(
-        f"`{name}` must be a nestax optimizer or an Optax transformation such as `optax.adam(1e-3)`, got {optimizer!r}."
+        f"`{name}` must be a nestax optimizer or an Optax transformation such as `optax.adam(1e-3)`, got {got}."
     )
 
 

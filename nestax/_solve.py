@@ -9,15 +9,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from . import loggers
+from ._checks import count, instance, prng_key
 from ._optax import AnyOptimizer, as_optimizer
-from ._optimizer import AbstractOptimizer, StepInfo, losses_per_update
+from ._optimizer import AbstractOptimizer, StepInfo
 from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
+from ._records import CHUNK, Records, pieces, record_sizes
 from ._rollout import RESULTS, Rollout, blank, raise_failure, rollout, select
 from ._step import OptimizerStep
+from ._tree import check_same_structure
 
-CHUNK = 1_000
-"""Steps per compiled call. Samples are drawn chunk by chunk, so this number is part of what a seed means."""
+
+class SolveRecord(dict[str, Any]):
+    """The record that `solve` hands to its `callback`: a dictionary of numbers, and what it was taken from.
+
+    The dictionary has `step`, the updates made so far, and the mean loss since the last record: `loss`, or with several
+    players `loss_0`, `loss_1`, ... So it can be logged as it is. The attributes are on the device, not copied:
+
+    - `players`, `state`: the iterate and the optimizer's state at this step, to evaluate or to keep.
+    - `losses`: the mean losses as an array of shape `(players,)`.
+    """
+
+    players: Players
+    state: PyTree
+    losses: Float[Array, " players"]
+
+    def __init__(self, step: int, losses: Float[Array, " players"], players: Players, state: PyTree):
+        values = [float(x) for x in losses]
+        names = ["loss"] if len(values) == 1 else [f"loss_{i}" for i in range(len(values))]
+        super().__init__(step=step, **dict(zip(names, values)))
+        self.players, self.state, self.losses = players, state, losses
 
 
 class Solution(eqx.Module):
@@ -58,13 +80,16 @@ def solve(
     players: Players | None = None,
     state: PyTree | None = None,
     record_every: int = 1,
+    callback: loggers.Callback | None = None,
+    callback_every: int | None = None,
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
     """Runs `optimizer` on `problem` for `num_steps` updates.
 
-    Long runs are driven in chunks of 1,000 steps, one compiled call each, so that 10⁶ steps need the memory of 1,000
-    steps plus the records. `jax.vmap(lambda key: solve(..., key=key))(keys)` runs many seeds at once, chunk by chunk.
+    Long runs are driven in chunks of at most 1,000 steps, one compiled call each, so that 10⁶ steps need the memory of
+    1,000 steps plus the records. `jax.vmap(lambda key: solve(..., key=key))(keys)` runs many seeds at once, chunk by
+    chunk.
 
     **Arguments:**
 
@@ -75,9 +100,13 @@ def solve(
     - `players`: where to start; `None` means `problem.init`.
     - `state`: an optimizer state to go on from (with its `players`); `None` means `optimizer.init`.
     - `record_every`: keep one record per so many updates, in which floating-point entries are the mean over these
-      updates (a smoothed loss), counts their sum, and all else the last value. Must divide `num_steps`, be a multiple
-      or a divisor of `optimizer.updates_per_step`, and, in steps, divide 1,000 or be a multiple of it. Default 1: every
-      update.
+      updates (a smoothed loss), counts their sum, and all else the last value. Must divide `num_steps`, and be a
+      multiple or a divisor of `optimizer.updates_per_step`. Default 1: every update.
+    - `callback`: called on the host after every `callback_every` updates and after the last one with a `SolveRecord`: a
+      function, one of `nestax.loggers`, or a list of them. If it returns true, the run ends there, and the `Solution`
+      holds what was done. It is not called after a failure, and changes nothing else: the samples stay the same.
+    - `callback_every`: updates between two calls, a multiple or a divisor of `record_every`, and at most 1,000 steps
+      are compiled into one call. Default `None`: after every compiled call.
     - `progress`: show a progress bar with the current losses.
     - `throw`: raise `NumericalError` on a non-finite iterate; otherwise the `Solution` says so in `result`.
 
@@ -100,32 +129,38 @@ def solve(
     """
     if state is not None and players is None:
         raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
-    optimizer = as_optimizer(optimizer)
+    problem, optimizer = instance(problem, AbstractProblem, "problem"), as_optimizer(optimizer)
+    num_steps, record_every = count(num_steps, "num_steps"), count(record_every, "record_every")
+    callback_every = None if callback_every is None else count(callback_every, "callback_every")
+    loggers.check(callback)
     updates = optimizer.updates_per_step
-    calls = _count_calls(optimizer, num_steps)
-    _check_recording(num_steps, updates, record_every)
-    players, state, sample_key = start(problem, optimizer, players, state, key)
-    every = max(record_every // updates, 1)  # steps per record
-    window = min(every, CHUNK)  # a longer record is put together from whole chunks at the end
-    rows = min(record_every, window * updates)  # of losses
-    step = OptimizerStep(problem, optimizer)
-    carry, infos, num_done, result = (players, state), [], 0, RESULTS.successful
+    calls = count_calls(optimizer, num_steps)
+    per_record, per_callback = record_sizes(num_steps, updates, record_every, callback_every)
+    players, state, sample_key = start(problem, optimizer, players, state, prng_key(key))
+    samples = _Samples(problem, sample_key, calls, optimizer.samples_per_step)
+    records, step = Records(record_every, updates), OptimizerStep(problem, optimizer)
+    carry, done, num_done, result, stopped, fresh = (players, state), 0, 0, RESULTS.successful, False, []
     with progress_bar(num_steps, "solve", progress) as report:
-        for index, begin in enumerate(range(0, calls, CHUNK)):
-            size = min(CHUNK, calls - begin)
-            xs = stack_samples(problem, jax.random.fold_in(sample_key, index), size, optimizer.samples_per_step)
-            out = rollout(step, carry, xs, num_steps=size, throw=False)
-            if isinstance(out.num_steps, jax.core.Tracer):
+        for size in pieces(calls, per_record, per_callback):
+            out = rollout(step, carry, samples.take(size), num_steps=size, throw=False)
+            traced = isinstance(out.num_steps, jax.core.Tracer)
+            if traced:
                 out = _keep_failed(result == RESULTS.successful, carry, out)
-            flat = eqx.tree_at(lambda i: i.losses, out.info, losses_per_update(out.info, updates))
-            infos.append(_thin(flat, window, rows))
-            carry, (num_done, result) = out.carry, _join(num_done, result, out, begin)
-            report((begin + size) * updates, lambda losses=flat.losses: _mean_losses(losses))
-            if not isinstance(out.num_steps, jax.core.Tracer) and out.result != RESULTS.successful:
-                infos.append(_blank_records(infos[-1], (calls - begin - size) // window, updates * window // rows))
+            losses = records.add(out.info, size)
+            carry, (num_done, result) = out.carry, _join(num_done, result, out, done)
+            done += size
+            report(done * updates, lambda losses=losses: _mean_losses(losses))
+            if not traced and out.result != RESULTS.successful:
                 break
-    info = infos[0] if len(infos) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *infos)
-    info = _thin(info, every // window, record_every // rows)
+            if callback is not None:
+                fresh.append(losses)
+                if per_callback is None or done % per_callback == 0 or done == calls:
+                    _check_on_host(out)
+                    record = SolveRecord(done * updates, jnp.concatenate(fresh).mean(axis=0), *carry)
+                    stopped, fresh = loggers.call(callback, record), []
+                    if stopped:
+                        break
+    info = records.finish(None if stopped else num_steps)
     solution = Solution(carry[0], carry[1], info, jnp.asarray(num_done * updates), result)
     if not isinstance(solution.num_steps, jax.core.Tracer):
         for message in optimizer.diagnose(solution.state):
@@ -133,12 +168,56 @@ def solve(
     return raise_failure(solution) if throw else solution
 
 
+def _check_on_host(out: Rollout) -> None:
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
+        raise ValueError(
+            "`solve` calls its `callback` on the host, between compiled calls, so it cannot do so inside of `jit`, "
+            "`vmap` or `grad`. Leave the callback out there, or loop over the runs in Python."
+        )
+
+
+class _Samples:
+    """The samples of a run, drawn in chunks and handed out in pieces of any length up to a chunk."""
+
+    def __init__(self, problem: AbstractProblem, key: PRNGKeyArray, num_steps: int, samples_per_step: int):
+        self._chunks = (
+            stack_samples(problem, jax.random.fold_in(key, index), min(CHUNK, num_steps - begin), samples_per_step)
+            for index, begin in enumerate(range(0, num_steps, CHUNK))
+        )
+        self._sizes = (min(CHUNK, num_steps - begin) for begin in range(0, num_steps, CHUNK))
+        self._held, self._size, self._used = None, 0, 0
+
+    def take(self, num: int) -> Sample:
+        """The samples of the next `num` steps."""
+        if self._used == self._size:
+            self._held, self._size, self._used = next(self._chunks), next(self._sizes), 0
+        elif self._used + num > self._size:
+            more = next(self._chunks)
+            self._held = jax.tree.map(lambda x, y: jnp.concatenate([x[-CHUNK:], y]), self._held, more)
+            self._used -= self._size - min(self._size, CHUNK)
+            self._size = min(self._size, CHUNK) + next(self._sizes)
+        start, self._used = self._used, self._used + num
+        if num == self._size:
+            return self._held
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, num), self._held)
+
+
 def start(problem, optimizer, players, state, key):
     """Players and optimizer state at the start of a run, where not given, and the key of its samples."""
     init_key, state_key, sample_key = jax.random.split(key, 3)
     players = check_players(_init(problem, init_key) if players is None else players)
-    state = optimizer.init(problem, players, state_key) if state is None else state
+    if state is None:
+        return players, optimizer.init(problem, players, state_key), sample_key
+    fresh = eqx.filter_eval_shape(optimizer.init, problem, players, state_key)
+    try:
+        check_same_structure(eqx.filter(state, eqx.is_array), eqx.filter(fresh, _is_shape), "state")
+    except ValueError as error:
+        raise ValueError(f"This is no state of `{type(optimizer).__name__}` at these players: {error}") from None
     return players, state, sample_key
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 @eqx.filter_jit  # apart from the optimizer's part, so that all optimizers on a problem share the compilation
@@ -168,9 +247,9 @@ def _later(result):
     return RESULTS.where(result == RESULTS.nonfinite_start, RESULTS.nonfinite, result)
 
 
-def _count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+def count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
+    """How many calls of `optimizer.step` make so many updates; `ValueError` where they do not come out even."""
+    num_steps = count(num_steps, "num_steps")
     calls, rest = divmod(num_steps, optimizer.updates_per_step)
     if rest:
         raise ValueError(
@@ -178,42 +257,6 @@ def _count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
             f"multiple of that; got {num_steps}."
         )
     return calls
-
-
-def _check_recording(num_steps: int, updates: int, every: int) -> None:
-    steps = max(every // updates, 1)
-    fits = every >= 1 and num_steps % every == 0 and (every % updates == 0 or updates % every == 0)
-    if not fits or (CHUNK % steps and steps % CHUNK):
-        several = "" if updates == 1 else f", a multiple or a divisor of the {updates} updates of a step,"
-        raise ValueError(
-            f"`record_every` must be, in steps, a positive divisor (or a multiple) of {CHUNK}{several} and divide the "
-            f"{num_steps} updates, got {every}."
-        )
-
-
-def _thin(info: StepInfo, every: int, rows: int) -> StepInfo:
-    """One record of every so many steps, and of every so many rows of losses."""
-
-    def windows(x, size):
-        return x.reshape(-1, size, *x.shape[1:])
-
-    def last_or_mean(x, size=every):
-        if size == 1:
-            return x
-        x = windows(x, size)
-        return x.mean(axis=1) if jnp.issubdtype(x.dtype, jnp.inexact) else x[:, -1]
-
-    cost = jax.tree.map(lambda x: x if every == 1 else windows(x, every).sum(axis=1), info.cost)
-    return StepInfo(last_or_mean(info.losses, rows), cost, jax.tree.map(last_or_mean, info.aux))
-
-
-def _blank_records(info: StepInfo, num: int, losses_each: int) -> StepInfo:
-    """The records of the steps that were not even tried after a failure, as a rollout blanks them."""
-
-    def blanks(x, num=num):
-        return blank(jnp.zeros((num, *x.shape[1:]), x.dtype))
-
-    return eqx.tree_at(lambda i: i.losses, jax.tree.map(blanks, info), blanks(info.losses, num * losses_each))
 
 
 def _mean_losses(losses: Float[Array, "updates players"]) -> str:
