@@ -40,7 +40,7 @@ from ._rollout import (
     Segments as Segments,
     rollout as rollout,
 )
-from ._solve import Solution as Solution, solve as solve
+from ._solve import Solution as Solution, SolveRecord as SolveRecord, solve as solve
 from ._step import OptimizerStep as OptimizerStep
 from ._version import __version__ as __version__
 
