@@ -139,7 +139,8 @@ def solve(
     players, state, sample_key = start(problem, optimizer, players, state, prng_key(key))
     samples = _Samples(problem, sample_key, calls, optimizer.samples_per_step)
     records, step = Records(record_every, updates), OptimizerStep(problem, optimizer)
-    carry, done, num_done, result, stopped, fresh = (players, state), 0, 0, RESULTS.successful, False, []
+    carry: tuple[Players, PyTree] = (players, state)
+    done, num_done, result, stopped, fresh = 0, 0, RESULTS.successful, False, []
     with progress_bar(num_steps, "solve", progress) as report:
         for size in pieces(calls, per_record, per_callback):
             out = rollout(step, carry, samples.take(size), num_steps=size, throw=False)
@@ -156,7 +157,7 @@ def solve(
                 fresh.append(losses)
                 if per_callback is None or done % per_callback == 0 or done == calls:
                     _check_on_host(out)
-                    record = SolveRecord(done * updates, jnp.concatenate(fresh).mean(axis=0), *carry)
+                    record = SolveRecord(done * updates, jnp.concatenate(fresh).mean(axis=0), carry[0], carry[1])
                     stopped, fresh = loggers.call(callback, record), []
                     if stopped:
                         break

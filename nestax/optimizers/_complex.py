@@ -98,12 +98,12 @@ def complex_momentum(
 def _complex_momentum(learning_rate, momentum, form, phase=None):
     beta = _parts(momentum, phase)
 
-    def init(params: PyTree) -> ComplexMomentumState:
+    def init(params: PyTree) -> Any:
         check_real_params(params, "complex_momentum")
         count = jnp.zeros((), jnp.int32) if callable(learning_rate) else None
         return ComplexMomentumState(count, _init_buffer(params, form))
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, ComplexMomentumState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params
         buffer, real, imag = _advance(beta, updates, state.buffer, form)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
@@ -177,12 +177,12 @@ def complex_adam(
 def _complex_adam(learning_rate, b1, b2, eps, eps_root, form, phase=None):
     beta = _parts(b1, phase)
 
-    def init(params: PyTree) -> ComplexAdamState:
+    def init(params: PyTree) -> Any:
         check_real_params(params, "complex_adam")
         nu = jax.tree.map(jnp.zeros_like, params)
         return ComplexAdamState(jnp.zeros((), jnp.int32), _init_buffer(params, form), nu)
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, ComplexAdamState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params
         buffer, real, _ = _advance(beta, updates, state.buffer, form)
         count = jnp.asarray(optax.safe_increment(state.count))
