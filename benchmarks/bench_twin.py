@@ -44,8 +44,8 @@ def setup():
 
     arguments = nx.learned.PRESETS["twin-release"].arguments | {"rule": nx.learned.ReleasedRule(50, initial_noise=0.0)}
     optimizer = nx.learned.TwinLSTM(**arguments, key=jax.random.key(0))
-    draw = nx.meta.FromSampler(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
-    tasks = nx.meta.Instances.draw(draw, 128, jax.random.key(1))
+    draw = nx.FromSampler(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
+    tasks = nx.Instances.draw(draw, 128, jax.random.key(1))
     epoch_key = jax.random.split(jax.random.key(0))[0]
 
     def start(epoch, i):

@@ -26,7 +26,7 @@ class DecayFit(nx.AbstractDeterministicProblem):
         return (jnp.mean((model - self.values) ** 2),)
 
 
-class Decays(nx.meta.AbstractTasks):
+class Decays(nx.AbstractFamily):
     """The distribution of problems: a pure function of a key."""
 
     noise: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.02)

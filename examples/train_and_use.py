@@ -23,8 +23,8 @@ def main(epochs: int = 100, steps: int = 500, seeds: int = 5, output: Path = Pat
     contestants: dict[str, nx.AbstractOptimizer] = {"rnnprop": nx.learned.load(output / "rnnprop.safetensors")}
     for name in rivals:
         make, grid = nx.evaluation.CLASSICAL[name]
-        rate = nx.evaluation.tune(problem, make, grid, num_steps=steps, key=jax.random.key(1)).best()
-        contestants[f"{name} {rate:g}"] = make(rate)
+        best = nx.evaluation.tune(problem, make, grid, num_steps=steps, key=jax.random.key(1)).best()
+        contestants[f"{name} {best['learning_rate']:g}"] = make(**best)
     evaluation = nx.evaluation.evaluate(
         problem, contestants, num_steps=steps, num_seeds=seeds, key=jax.random.key(2), progress=True
     )

@@ -7,6 +7,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ._public import check_arguments as _check_arguments
+from ._family import (
+    AbstractFamily as AbstractFamily,
+    AnyFamily as AnyFamily,
+    FixedProblem as FixedProblem,
+    FromSampler as FromSampler,
+    Instances as Instances,
+    as_family as as_family,
+)
 from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradient as joint_gradient
 from ._nested import (
     AbstractNested as AbstractNested,

@@ -148,6 +148,14 @@ class _Either:
         return " or ".join(dict.fromkeys(map(str, self.sentences)))
 
 
+class _Container:
+    def __init__(self, sentence: str, parts: list[Any]):
+        self.sentence, self.parts = sentence, parts
+
+    def __str__(self) -> str:
+        return f"{self.sentence} ({', '.join(map(str, self.parts))})"
+
+
 class _TypeName:
     """An object of a type, in a sentence; its subclasses are looked up when they are asked for, and all are there."""
 
@@ -259,8 +267,8 @@ def _container_test(container: type, arguments: tuple[Any, ...]) -> tuple[Test, 
             return len(value) == len(parts) and all(t(x) for (t, _), x in zip(parts, value))
         return not parts or all(parts[0][0](x) for x in value)
 
-    inner = " and ".join(str(w) for _, w in parts) if parts and all(t is not _ANY for t, _ in parts) else ""
-    return test, f"{sentence} ({inner})" if inner else sentence
+    known = parts and all(test is not _ANY for test, _ in parts)
+    return test, _Container(sentence, [wanted for _, wanted in parts]) if known else sentence
 
 
 def _describe(value: Any) -> str:

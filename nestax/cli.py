@@ -19,6 +19,7 @@ from rich.table import Table
 
 from . import catalogue, dynamics, evaluation, hyper, learned, meta, optimizers, recipes
 from ._checks import unknown_name
+from ._family import AbstractFamily, FixedProblem
 from ._rollout import NumericalError
 from ._solve import solve
 from ._storage import CheckpointError, read_json, write_atomically, write_json
@@ -205,7 +206,7 @@ def _train(options: dict[str, Any], folder: Path, resume: bool, progress: bool) 
         raise ValueError(f"Unknown meta-loss '{options['meta_loss']}'. Known: {', '.join(_META_LOSSES)}.")
     key = jax.random.key(options["seed"])
     optimizer = learned.preset(options["optimizer"], key=key)
-    tasks: meta.AbstractTasks = meta.Fixed(catalogue.by_name(options["problem"]))
+    tasks: AbstractFamily = FixedProblem(catalogue.by_name(options["problem"]))
     if options["random_scaling"] > 0:
         tasks = meta.RandomScaling(tasks, options["random_scaling"])
     if options["convex"]:
@@ -287,7 +288,8 @@ def _contestant(text: str, problem: Any, steps: int, num_seeds: int, key: Any) -
         except ValueError:
             raise ValueError(f"'{text}': the learning rate must be a number, as in {name}=0.01.") from None
     else:
-        chosen = evaluation.tune(problem, make, grid, num_steps=steps, num_seeds=num_seeds, key=key).best()
+        tuning = evaluation.tune(problem, make, grid, num_steps=steps, num_seeds=num_seeds, key=key)
+        chosen = tuning.best()["learning_rate"]
     return {f"{name} {chosen:g}": make(chosen)}
 
 

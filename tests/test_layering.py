@@ -11,7 +11,7 @@ ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
 TOOLS = {"_checks", "_flax", "_public", "_tree"}
-PROBLEM = TOOLS | {"_resolvent", "_problem", "_gradients", "_nested"}
+PROBLEM = TOOLS | {"_resolvent", "_problem", "_family", "_gradients", "_nested"}
 RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
 CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_records", "_solve"} | RUN
 OPTIMIZERS = CORE | {"optimizers"}
@@ -35,6 +35,7 @@ ALLOWED = {
     "_resolvent": TOOLS,
     "_problem": TOOLS | {"_resolvent"},
     "_gradients": TOOLS | {"_resolvent", "_problem"},
+    "_family": TOOLS | {"_resolvent", "_problem"},
     "_nested": PROBLEM - {"_nested"},
     "_rollout": PROBLEM,
     "_optimizer": PROBLEM | {"_rollout"},
@@ -45,7 +46,7 @@ ALLOWED = {
     "data": {"_progress", "_public"},
     "networks": PROBLEM,
     "hyperparameters": PROBLEM | {"data", "networks"},
-    "problems": PROBLEM | {"data", "networks", "hyperparameters"},
+    "problems": PROBLEM | {"_storage", "data", "networks", "hyperparameters"},
     "catalogue": PROBLEM | MODELS,
     "optimizers": CORE,
     "learned": OPTIMIZERS | {"_version"},

@@ -19,7 +19,7 @@ from .._rollout import rollout
 from .._solve import solve, stack_samples, start
 from .._step import OptimizerStep
 from .._version import __version__
-from ._tune import score_at
+from ..measures import trailing_window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Evaluation:
                 for name, curve in self.curves.items()
             },
         }
+
+
+def score_at(losses: Float[np.ndarray, "... steps"], step: int) -> Float[np.ndarray, "..."]:
+    """The mean of the losses in the trailing window before `step`."""
+    return losses[..., step - trailing_window(step) : step].mean(axis=-1)
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

@@ -6,12 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._family import AnyFamily, Instances, as_family, draw_runs
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import StepInfo
 from .._problem import AbstractProblem
 from ..measures import GradientNorm, Magnitude, trajectory
+from ._tune import DRAWN
 
 
 class _Measures(eqx.Module):
@@ -50,63 +52,48 @@ class GameRuns:
 
 
 @eqx.filter_jit
-def _trajectories(problems, optimizer, keys, num_steps):
-    def one(problem, key):
-        run = trajectory(problem, optimizer, num_steps=num_steps, key=key)
+def _trajectories(family, optimizer, choices, keys, num_steps):
+    def one(choice, key):
+        run = trajectory(family.get(choice), optimizer, num_steps=num_steps, key=key)
         return run.players, run.samples, run.info
 
-    return eqx.filter_vmap(lambda problem, keys: jax.vmap(lambda key: one(problem, key))(keys))(problems, keys)
+    return jax.vmap(one)(choices, keys)
 
 
 @eqx.filter_jit
-def _measure(problems, players, samples):
+def _measure(family, choices, players, samples):
     def at(problem, players, sample):
         measures = (measure(problem, players, sample) for measure in (GradientNorm(), Magnitude()))
         return _Measures(jnp.stack(problem.distances(players)), *measures)
 
-    def along(problem, players, samples):
-        return jax.vmap(jax.vmap(lambda p, s: at(problem, p, s)))(players, samples)
+    def along(choice, players, samples):
+        return jax.vmap(lambda p, s: at(family.get(choice), p, s))(players, samples)
 
-    return eqx.filter_vmap(along)(problems, players, samples)
-
-
-def start_keys(key: PRNGKeyArray, num_instances: int, num_starts: int) -> Key[Array, "instances starts"]:
-    """One key per instance and start."""
-    return jax.random.split(key, (num_instances, num_starts))
-
-
-def count_instances(problems: AbstractProblem) -> int:
-    """The length of the leading axis of all array leaves; `ValueError` where there is none."""
-    leaves = jax.tree.leaves(eqx.filter(problems, eqx.is_array))
-    sizes = sorted({jnp.shape(x)[0] if jnp.ndim(x) else 0 for x in leaves})
-    if len(sizes) != 1 or sizes[0] < 1:
-        raise ValueError(
-            "`problems` must be a batch of games: one problem whose array leaves have a leading axis of equal length, "
-            f"as `jax.vmap(Seesaw.random)(keys)` makes it; got leading axes of the lengths {sizes} (0: none)."
-        )
-    return sizes[0]
+    return jax.vmap(along)(choices, players, samples)
 
 
 def run_games(
-    problems: AbstractProblem,
+    problems: AnyFamily,
     optimizer: AnyOptimizer,
     *,
     num_steps: int,
     key: PRNGKeyArray,
+    num_problems: int | None = None,
     num_starts: int = 1,
 ) -> GameRuns:
-    """Runs `optimizer` on every game of a batch from `num_starts` random initial points, all in one compiled call.
+    """Runs `optimizer` on every game of a family from `num_starts` random initial points, all in one compiled call.
 
     The runs have the precision of the games; what is measured is computed from the iterates in float64, since a
     distance to the nearest of many solutions means nothing in float32 once an iterate is large.
 
     **Arguments:**
 
-    - `problems`: a batch of games that know their saddle sets (`AbstractSaddleProblem`): one problem whose array
-      leaves have a leading axis, as `jax.vmap(Seesaw.random)(keys)` makes it.
+    - `problems`: games that know their solutions (`distances`): a family, a function from a PRNG key to a game, or a
+      batch, that is, one game whose array leaves have a leading axis, as `jax.vmap(Seesaw.random)(keys)` makes it.
     - `optimizer`: what to run.
     - `num_steps`: steps per run. All iterates are kept at a time, so this is for short runs of small games.
     - `key`: fixes the initial points: equal keys give all optimizers the same.
+    - `num_problems`: how many games; default: all of a finite family, 32 of an endless one.
     - `num_starts`: initial points per game. Default 1.
 
     **Returns** a `GameRuns`.
@@ -125,18 +112,21 @@ def run_games(
 
     ```
     """
-    keys = start_keys(key, count_instances(problems), num_starts)
-    players, samples, info = _trajectories(problems, as_optimizer(optimizer), keys, num_steps)
+    family = problems if not isinstance(problems, AbstractProblem) else Instances(problems)
+    family, optimizer = as_family(family), as_optimizer(optimizer)
+    choices, keys, num = draw_runs(family, num_problems, num_starts, key, DRAWN)
+    players, samples, info = _trajectories(family, optimizer, choices, keys, num_steps)
     with jax.enable_x64(True):
-        measures = _measure(*jax.tree.map(_as_float64, (problems, players, samples)))
-    arrays = jax.tree.map(np.asarray, (measures, info))
+        wide = jax.tree.map(_as_float64, (family, choices, players, samples))
+        measures = _measure(*wide)
+    measures, info = jax.tree.map(lambda x: np.asarray(x).reshape(num, num_starts, *jnp.shape(x)[1:]), (measures, info))
     return GameRuns(
-        arrays[0].distances,
-        arrays[0].gradient_norms,
-        arrays[0].magnitudes,
-        _cumulative(arrays[1].cost.gradients),
-        _cumulative(arrays[1].cost.resolvents),
-        arrays[1],
+        measures.distances,
+        measures.gradient_norms,
+        measures.magnitudes,
+        _cumulative(info.cost.gradients),
+        _cumulative(info.cost.resolvents),
+        info,
     )
 
 

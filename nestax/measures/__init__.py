@@ -25,6 +25,7 @@ from ._times import cost_at as cost_at, first_below as first_below, tail as tail
 from ._trajectory import (
     Carry as Carry,
     Trajectory as Trajectory,
+    curve as curve,
     follow as follow,
     record as record,
     trajectory as trajectory,

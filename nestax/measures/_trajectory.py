@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._gradients import evaluate_losses
 from .._optax import AnyOptimizer, as_optimizer
-from .._optimizer import AbstractOptimizer, StepInfo
+from .._optimizer import AbstractOptimizer, StepInfo, losses_per_update
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import AbstractCheckpoint, AbstractStep, Record, rollout
-from .._solve import stack_samples, start
+from .._solve import CHUNK, count_calls, stack_samples, start
 from .._step import OptimizerStep
 from ._measures import AbstractMeasure, Loss
 
@@ -79,7 +79,7 @@ def record(
 def trajectory(problem: AbstractProblem, optimizer: AnyOptimizer, *, num_steps: int, key: PRNGKeyArray) -> Trajectory:
     """A run from its start, all of its iterates kept, so for short runs of small problems.
 
-    On a deterministic problem the iterates are those of `nestax.solve` with the same key.
+    The iterates are those of `nestax.solve` with the same key.
 
     **Example**
 
@@ -93,9 +93,21 @@ def trajectory(problem: AbstractProblem, optimizer: AnyOptimizer, *, num_steps: 
     ```
     """
     optimizer = as_optimizer(optimizer)
+    carry, samples, calls = _begin(problem, optimizer, num_steps, key)
+    return record(optimizer, problem, carry, samples, calls)[0]
+
+
+def _begin(problem: AbstractProblem, optimizer: AbstractOptimizer, num_steps: int, key: PRNGKeyArray):
+    """The carry of a run, its samples (those that `nestax.solve` draws, and one for the point after the last step),
+    and how many calls of the optimizer it takes."""
+    calls = count_calls(optimizer, num_steps)
     players, state, sample_key = start(problem, optimizer, None, None, key)
-    samples = stack_samples(problem, sample_key, num_steps + 1, optimizer.samples_per_step)
-    return record(optimizer, problem, (players, state), samples, num_steps)[0]
+    sizes = [min(CHUNK, calls - begin) for begin in range(0, calls, CHUNK)]
+    drawn = [
+        stack_samples(problem, jax.random.fold_in(sample_key, i), size, optimizer.samples_per_step)
+        for i, size in enumerate([*sizes, 1])
+    ]
+    return (players, state), jax.tree.map(lambda *x: jnp.concatenate(x), *drawn), calls
 
 
 class _Measured(AbstractStep):
@@ -126,8 +138,9 @@ def follow(
 
     **Arguments:** as of `record`; `measure`: what is kept.
 
-    **Returns** the measure before each step and after the last, NaN from a failure on, and how many gradients had been
-    evaluated by then; both of length `num_steps + 1`.
+    **Returns** the measure before each update of the players and after the last one, NaN from a failure on, and how
+    many gradients had been evaluated by then. Of a method that makes several updates per step, only losses are known
+    between them; another measure stays what it was before the step.
     """
     before, seen = jax.tree.map(lambda x: x[:-1], samples), jax.tree.map(lambda x: x[:, 0], samples)
     step = OptimizerStep(problem, optimizer)
@@ -135,14 +148,48 @@ def follow(
         out = rollout(step, carry, before, num_steps=num_steps, throw=False)
         last = measure(problem, out.carry[0], jax.tree.map(lambda x: x[-1], seen))
         last = jnp.where(out.num_steps == num_steps, last, jnp.full_like(last, jnp.nan))
-        info, values = out.info, jnp.append(out.info.losses[:, measure.player], last)
+        info = out.info
+        values = jnp.append(losses_per_update(info, optimizer.updates_per_step)[:, measure.player], last)
     else:
         first = measure(problem, carry[0], jax.tree.map(lambda x: x[0], seen))
         xs = (before, jax.tree.map(lambda x: x[1:], seen))
         out = rollout(_Measured(step, measure), carry, xs, num_steps=num_steps, throw=False)
         after, info = out.info
         values = jnp.concatenate([first[None], after])
-    return values, cumulative(info.cost.gradients)
+    updates = optimizer.updates_per_step
+    repeats = num_steps * updates // (values.size - 1)
+    values = jnp.append(jnp.repeat(values[:-1], repeats), values[-1])
+    return values, cumulative(jnp.repeat(info.cost.gradients, updates)) // updates
+
+
+def curve(
+    problem: AbstractProblem,
+    optimizer: AnyOptimizer,
+    measure: AbstractMeasure,
+    *,
+    num_steps: int,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, " times"], Int[Array, " times"]]:
+    """One measure along a run from its start, in memory that does not grow with the problem.
+
+    The run is that of `nestax.solve` with the same key, in one piece.
+
+    **Returns** as `follow`, both of length `num_steps + 1`.
+
+    **Example**
+
+    ```python
+    >>> import jax, nestax as nx
+    >>> problem, measure = nx.problems.Rosenbrock(), nx.measures.GradientNorm()
+    >>> norms, costs = nx.measures.curve(problem, nx.optimizers.adam(0.1), measure, num_steps=9, key=jax.random.key(0))
+    >>> norms.shape, int(costs[-1])
+    ((10,), 9)
+
+    ```
+    """
+    optimizer = as_optimizer(optimizer)
+    carry, samples, calls = _begin(problem, optimizer, num_steps, key)
+    return follow(optimizer, problem, carry, samples, calls, measure)
 
 
 def cumulative(counts: Int[Array, " steps"]) -> Int[Array, " times"]:

@@ -14,7 +14,7 @@ from ._evolution import (
     EvolutionStrategies as EvolutionStrategies,
     PersistentEvolutionStrategies as PersistentEvolutionStrategies,
 )
-from ._instances import FromSampler as FromSampler, Instances as Instances, RandomGameScale as RandomGameScale
+from ._instances import RandomGameScale as RandomGameScale
 from ._l2o_scale import RelativeLoss as RelativeLoss, l2o_scale_training as l2o_scale_training
 from ._losses import (
     AbstractMetaLoss as AbstractMetaLoss,
@@ -38,9 +38,7 @@ from ._schedule import (
     RandomLengths as RandomLengths,
 )
 from ._tasks import (
-    AbstractTasks as AbstractTasks,
     ConvexCombination as ConvexCombination,
-    Fixed as Fixed,
     RandomScaling as RandomScaling,
 )
 from ._teaching import (

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
+from .._family import AbstractFamily, FixedProblem
 from .._problem import AbstractProblem
 from .._solve import stack_samples
-from ._tasks import AbstractTasks, Fixed
 
 
 def map_tasks(function: Callable, *args: PyTree) -> PyTree:
@@ -24,7 +24,7 @@ class Batch(eqx.Module):
     """Truncated unrolls of several tasks, at their start.
 
     - `tasks`: where the problems come from.
-    - `chosen`: tells them apart, as `AbstractTasks.select` returned it.
+    - `chosen`: tells them apart, as `AbstractFamily.select` returned it.
     - `state`: the estimator's state: of most estimators players and optimizer states.
     - `keys`: fix the samples, and the estimator's own randomness.
     - `num_steps`: steps of each unroll.
@@ -32,7 +32,7 @@ class Batch(eqx.Module):
     All but the first and the last have a leading axis of tasks.
     """
 
-    tasks: AbstractTasks
+    tasks: AbstractFamily
     chosen: PyTree
     state: PyTree
     keys: Key[Array, " tasks"]
@@ -42,7 +42,7 @@ class Batch(eqx.Module):
     def of(problem: AbstractProblem, state: PyTree, num_steps: int, key: PRNGKeyArray) -> "Batch":
         """One unroll on one problem."""
         stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], state)
-        return Batch(Fixed(problem), key[None], stacked, key[None], num_steps)
+        return Batch(FixedProblem(problem), key[None], stacked, key[None], num_steps)
 
     @property
     def num(self) -> int:

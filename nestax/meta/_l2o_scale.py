@@ -2,31 +2,32 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._family import AbstractFamily, as_family
 from .._gradients import evaluate_losses
 from .._problem import AbstractProblem, Players, Sample
 from ._estimators import TruncatedBackprop
 from ._losses import MeanLog
-from ._tasks import AbstractTasks
 
 
-class RelativeLoss(AbstractTasks):
+class RelativeLoss(AbstractFamily):
     r"""Problems whose losses are divided by the loss at an initial point: $f / (f_0 + 10^{-6})$.
 
     So problems of different scales count alike in a meta-loss. An optimizer that is invariant to the scale of the loss,
     such as `HierarchicalRNN`, takes the same steps as on $f$. For losses that are never negative.
 
-    **Arguments:** `tasks`: the distribution of problems.
+    **Arguments:** `tasks`: a problem, or a family of problems.
 
     **Source:** Wichrowska et al. (ICML 2017), section 4.1. **Deviation:** $f_0$ is the loss at another draw of the
     initial point, on one sample, than that where the run starts.
     """
 
-    tasks: AbstractTasks
+    tasks: AbstractFamily = eqx.field(converter=as_family)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, init_key, sample_key = jax.random.split(key, 3)
@@ -71,7 +72,7 @@ def l2o_scale_training() -> dict[str, Any]:
     ```python
     >>> import jax, nestax as nx
     >>> optimizer = nx.learned.preset("l2o-scale", key=jax.random.key(0))
-    >>> tasks = nx.meta.RelativeLoss(nx.meta.Fixed(nx.problems.Quadratic(jax.numpy.array([1.0, 10.0]))))
+    >>> tasks = nx.meta.RelativeLoss(nx.problems.Quadratic(jax.numpy.array([1.0, 10.0])))
     >>> settings = nx.meta.l2o_scale_training() | {"schedule": [(20, 1)]}
     >>> training = nx.meta.train(optimizer, tasks, **settings, key=jax.random.key(1))
 

@@ -1,43 +1,16 @@
-"""Distributions of problems to meta-train on."""
-
-import abc
+"""Families made of others, to meta-train on."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._family import AbstractFamily, as_family
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import common_dtype
 
 
-class AbstractTasks(eqx.Module):
-    """A distribution of problems: a pure function from a PRNG key to a problem."""
-
-    @abc.abstractmethod
-    def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
-        """Draws a problem. All draws have the same structure, shapes and dtypes."""
-
-    def select(self, keys: Key[Array, " tasks"]) -> PyTree:
-        """What tells the problems of one epoch apart, on a leading axis: by default the keys that draw them."""
-        return keys
-
-    def get(self, choice: PyTree) -> AbstractProblem:
-        """The problem behind one entry of what `select` returned."""
-        return self(choice)
-
-
-class Fixed(AbstractTasks):
-    """Always the same problem; only its initial point and its samples vary."""
-
-    problem: AbstractProblem
-
-    def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
-        del key
-        return self.problem
-
-
-class RandomScaling(AbstractTasks):
+class RandomScaling(AbstractFamily):
     r"""Rescales every coordinate of a drawn problem at random (Lv et al., 2017, section 4.1).
 
     Trains on $f_c(x) = f(c \odot x)$ from $x_0 = \theta_0 / c$, with $c_i = e^{u_i}$ and $u_i$ uniform on
@@ -47,7 +20,7 @@ class RandomScaling(AbstractTasks):
     main function, 1 for the convex one.
     """
 
-    tasks: AbstractTasks
+    tasks: AbstractFamily = eqx.field(converter=as_family)
     bound: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3.0)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
@@ -80,7 +53,7 @@ class ScaledProblem(AbstractProblem):
         return self.problem.losses(jax.tree.map(jnp.multiply, players, self.scale), sample)
 
 
-class ConvexCombination(AbstractTasks):
+class ConvexCombination(AbstractFamily):
     r"""Adds an easy convex function of extra variables (Lv et al., 2017, section 4.2).
 
     $F(x, z) = f(x) + \frac{1}{n} \sum_i \min((c_i z_i - v_i)^2, 10)$ with $v$ uniform on $[-1, 1]^n$, $c_i$ as in
@@ -91,7 +64,7 @@ class ConvexCombination(AbstractTasks):
     **Deviation:** the cap at 10 is in the authors' code, not in the paper.
     """
 
-    tasks: AbstractTasks
+    tasks: AbstractFamily = eqx.field(converter=as_family)
     dimension: int = eqx.field(default=20, static=True)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:

@@ -15,8 +15,8 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from .. import learned
+from .._family import AbstractFamily, AnyFamily, as_family
 from .._folder import Stages
-from .._problem import AbstractProblem
 from .._report import Chart
 from .._rollout import RESULTS, NumericalError, all_finite
 from .._run import Options, Outcome, Session, number
@@ -26,12 +26,11 @@ from ..loggers import Callback
 from ..measures import AbstractScore, TrailingLoss
 from ._coordinate_sum import CoordinateSum
 from ._curriculum import InstanceCurriculum
-from ._ensemble import Ensemble, families
+from ._ensemble import Ensemble
 from ._estimators import AbstractGradientEstimator, TruncatedBackprop
 from ._losses import AbstractMetaLoss, Sum
 from ._objectives import AbstractMetaObjective
 from ._schedule import AbstractSchedule, Epoch
-from ._tasks import AbstractTasks, Fixed
 from ._teaching import AbstractTeaching
 from ._trainer import EpochState, Meta, Trainer
 
@@ -71,7 +70,7 @@ class Validation(eqx.Module):
     horizon: int | None = eqx.field(default=None, static=True)
     num_runs: int = eqx.field(default=20, static=True)
     score: AbstractScore = TrailingLoss(window=20)
-    tasks: AbstractTasks | None = None
+    tasks: AbstractFamily | None = None
 
     def __check_init__(self):
         for name in ("every", "num_runs"):
@@ -100,7 +99,7 @@ class MetaTraining:
 
 def train(
     optimizer: AbstractLearnedOptimizer,
-    tasks: AbstractProblem | AbstractTasks | Ensemble,
+    tasks: AnyFamily | Ensemble,
     *,
     key: PRNGKeyArray,
     schedule: Sequence[tuple[int, int]] | AbstractSchedule = ((100, 100),),
@@ -132,7 +131,8 @@ def train(
     **Arguments:**
 
     - `optimizer`: where to start from.
-    - `tasks`: a problem, a distribution of problems, or an `Ensemble` of several.
+    - `tasks`: a problem, a family of problems (an `AbstractFamily`, or a function from a PRNG key to a problem), or an
+      `Ensemble` of several families.
     - `key`: a PRNG key, fixes everything random. Same key, same result, bit for bit, on the same machine and version.
     - `schedule`: stages `(horizon, epochs)`. Default: 100 epochs of 100 steps, which is enough for `RNNprop`; `L2ODM`
       was published with thousands, and drifts: give it a `validation`. Growing horizons teach it to keep going. Or a
@@ -182,7 +182,7 @@ def train(
 
     ```
     """
-    tasks = Fixed(tasks) if isinstance(tasks, AbstractProblem) else tasks
+    families = tasks.families if isinstance(tasks, Ensemble) else (as_family(tasks, "tasks"),)
     meta_loss = Sum() if meta_loss is None else meta_loss
     coordinatewise = isinstance(optimizer, AbstractCoordinatewise) and not optimizer.second_derivatives
     if estimator is None:
@@ -199,7 +199,7 @@ def train(
     meta_optimizer = _adam() if meta_optimizer is None else meta_optimizer
     num_moments = 1 if teaching is None else teaching.num_moments
     trainer = Trainer.of(
-        optimizer, tasks, unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum, num_moments
+        optimizer, families[0], unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum, num_moments
     )
     session = Session(
         "meta-training",
@@ -207,7 +207,7 @@ def train(
         stages=stages,
         arguments={
             "optimizer": optimizer,
-            "tasks": tasks,
+            "tasks": tasks if isinstance(tasks, Ensemble) else families[0],
             "key": key,
             "unroll": unroll,
             "num_tasks": num_tasks,
@@ -223,7 +223,7 @@ def train(
         best=trainer.initial.weights,
         options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
     )
-    epochs = _Epochs(trainer, session, schedule, validation, teaching, key)
+    epochs = _Epochs(trainer, families, session, schedule, validation, teaching, key)
     with session:
         session.drive(epochs.advance, _note, epochs.is_over)
         return epochs.finish(throw)
@@ -278,6 +278,7 @@ class _Epochs:
     def __init__(
         self,
         trainer: Trainer,
+        families: tuple[AbstractFamily, ...],
         session: Session,
         schedule: Sequence[tuple[int, int]] | AbstractSchedule,
         validation: Validation | None,
@@ -285,6 +286,7 @@ class _Epochs:
         key: PRNGKeyArray,
     ):
         self.trainer = trainer
+        self.families = families
         self.session = session
         self.schedule = schedule if isinstance(schedule, AbstractSchedule) else None
         self.validation = validation
@@ -321,9 +323,9 @@ class _Epochs:
         if plan.unroll is not None:
             trainer = dataclasses.replace(trainer, unroll=plan.unroll)
             notes["unroll"] = plan.unroll
-        if isinstance(trainer.tasks, Ensemble):
-            notes["family"] = trainer.tasks.draw(jax.random.fold_in(key, _FAMILY))
-            trainer = dataclasses.replace(trainer, tasks=trainer.tasks.families[notes["family"]])
+        if len(self.families) > 1:
+            notes["family"] = int(jax.random.randint(jax.random.fold_in(key, _FAMILY), (), 0, len(self.families)))
+            trainer = dataclasses.replace(trainer, tasks=self.families[notes["family"]])
         if self.teaching is not None:
             lesson_key = jax.random.fold_in(key, _LESSON)
             lesson = self.teaching.lesson(lesson_key, epoch, plan.stage, trainer.estimator)
@@ -398,8 +400,8 @@ class _Epochs:
         validation = self.validation
         assert validation is not None
         keys = jax.random.split(self.validation_key, validation.num_runs)
-        tasks = families(self.trainer.tasks if validation.tasks is None else validation.tasks)
-        scores = [self.trainer.validate(meta, validation.score, each, keys, horizon) for each in tasks]
+        judges = self.families if validation.tasks is None else (validation.tasks,)
+        scores = [self.trainer.validate(meta, validation.score, each, keys, horizon) for each in judges]
         return sum(scores) / len(scores)
 
     def hopeless(self) -> bool:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from .._family import AbstractFamily
 from .._problem import check_players
 from .._rollout import all_finite, select
 from .._solve import stack_samples
@@ -13,9 +14,7 @@ from ..learned import AbstractLearnedOptimizer
 from ..measures import AbstractScore, follow, record
 from ._batch import Batch, map_tasks
 from ._curriculum import InstanceCurriculum
-from ._ensemble import Ensemble
 from ._estimators import AbstractGradientEstimator, MetaLoss, Truncation, with_problem
-from ._tasks import AbstractTasks
 
 
 class Meta(eqx.Module):
@@ -41,7 +40,7 @@ class Report(eqx.Module):
 class EpochState(eqx.Module):
     """An epoch between two truncations.
 
-    - `chosen`: tells the tasks of the epoch apart, as `AbstractTasks.select` returned it.
+    - `chosen`: tells the tasks of the epoch apart, as `AbstractFamily.select` returned it.
     - `inner`: the estimator's state of every task: of most estimators players and optimizer states.
     - `difficulty`, `fraction`: of a curriculum, every task's difficulty so far, and the fraction of them that counts.
     - `report`: for the record of the epoch.
@@ -62,7 +61,7 @@ class Trainer(eqx.Module):
 
     initial: Meta
     rest: PyTree  # the optimizer without its meta-parameters
-    tasks: AbstractTasks | Ensemble  # an ensemble is replaced by one of its families at the start of an epoch
+    tasks: AbstractFamily
     meta_loss: MetaLoss
     estimator: AbstractGradientEstimator
     curriculum: InstanceCurriculum | None
@@ -74,7 +73,7 @@ class Trainer(eqx.Module):
     @staticmethod
     def of(
         optimizer: AbstractLearnedOptimizer,
-        tasks: AbstractTasks | Ensemble,
+        tasks: AbstractFamily,
         unroll: int,
         num_tasks: int,
         meta_loss: MetaLoss,
@@ -182,7 +181,7 @@ class Trainer(eqx.Module):
         return self.curriculum.mask(difficulty, state.fraction), difficulty
 
     def validate(
-        self, meta: Meta, score: AbstractScore, tasks: AbstractTasks, keys: Key[Array, " runs"], horizon: int
+        self, meta: Meta, score: AbstractScore, tasks: AbstractFamily, keys: Key[Array, " runs"], horizon: int
     ) -> float:
         """The mean score of runs of `horizon` steps; infinite where it is not finite."""
         return float(_validate(self.optimizer(meta), tasks, score, keys, horizon))

@@ -35,7 +35,7 @@ def twin_training() -> dict[str, Any]:
     >>> import jax, nestax as nx
     >>> optimizer = nx.learned.preset("twin", key=jax.random.key(0))
     >>> settings = nx.meta.twin_training() | {"schedule": [(20, 1)], "num_tasks": 2, "validation": None}
-    >>> seesaw = nx.meta.FromSampler(nx.problems.Seesaw.random, **nx.catalogue.SEESAW_RANGES[7])
+    >>> seesaw = nx.FromSampler(nx.problems.Seesaw.random, **nx.catalogue.SEESAW_RANGES[7])
     >>> tasks = nx.meta.RandomGameScale(seesaw)
     >>> optimizer = nx.meta.train(optimizer, tasks, **settings, key=jax.random.key(1)).optimizer
 

@@ -23,6 +23,7 @@ from ._gan import (
     MinimaxLoss as MinimaxLoss,
     NonSaturatingLoss as NonSaturatingLoss,
 )
+from ._gan_pictures import plot_images as plot_images, plot_points as plot_points
 from ._iterated_games import (
     DILEMMA as DILEMMA,
     IteratedMatrixGame as IteratedMatrixGame,

@@ -1,4 +1,4 @@
-"""Tuning and comparisons: against brute force, and fair by construction."""
+"""Comparisons: fair by construction."""
 
 import json
 
@@ -11,37 +11,6 @@ import nestax as nx
 from nestax import evaluation
 
 PROBLEM = nx.problems.Quadratic(jnp.array([1.0, 2.0]))
-
-
-def test_tune_is_a_loop_of_solves(key):
-    """Brute force, one rate and one seed at a time."""
-    rates = (0.01, 0.1, 0.5)
-    tuning = evaluation.tune(PROBLEM, nx.optimizers.sgd, rates, num_steps=20, key=key, num_seeds=2, marks=(10, 20))
-    for i, rate in enumerate(rates):
-        losses = [
-            nx.solve(PROBLEM, nx.optimizers.sgd(rate), num_steps=20, key=k).losses[:, 0]
-            for k in jax.random.split(key, 2)
-        ]
-        for j, mark in enumerate((10, 20)):
-            window = mark // 5  # the last fifth
-            expected = np.mean([np.mean(loss[mark - window : mark]) for loss in losses])
-            np.testing.assert_allclose(tuning.scores[i, j], expected, rtol=1e-12)
-    assert tuning.best() == 0.5
-    assert tuning.at_edge()
-
-
-def test_a_diverging_rate_never_wins(key):
-    tuning = evaluation.tune(PROBLEM, nx.optimizers.sgd, (0.3, 1e200), num_steps=10, key=key)
-    assert np.isinf(tuning.scores[1, 0])
-    assert tuning.best() == 0.3
-    with pytest.raises(ValueError, match="diverged"):
-        evaluation.tune(PROBLEM, nx.optimizers.sgd, (1e200,), num_steps=10, key=key).best()
-
-
-@pytest.mark.parametrize(("rates", "marks"), [((), None), ((0.1,), (0,)), ((0.1,), (11,))])
-def test_bad_grids(rates, marks, key):
-    with pytest.raises(ValueError, match="non-empty grid"):
-        evaluation.tune(PROBLEM, nx.optimizers.sgd, rates, num_steps=10, key=key, marks=marks)
 
 
 def test_all_optimizers_start_alike_and_failures_are_reported(key, tmp_path):
@@ -102,12 +71,3 @@ def test_bad_arguments(key):
         evaluation.evaluate(PROBLEM, {}, num_steps=5, key=key)
     with pytest.raises(ValueError, match="num_seeds"):
         evaluation.evaluate(PROBLEM, {"sgd": nx.optimizers.sgd(0.1)}, num_steps=5, key=key, num_seeds=0)
-
-
-@pytest.mark.parametrize("name", evaluation.CLASSICAL)
-def test_classical_grids_hold_a_rate_that_descends(name, key):
-    make, grid = evaluation.CLASSICAL[name]
-    assert list(grid) == sorted(grid)
-    best = evaluation.tune(PROBLEM, make, grid, num_steps=50, key=key).scores.min()
-    start = evaluation.tune(PROBLEM, make, grid, num_steps=1, key=key).scores.min()
-    assert best < 0.5 * start

@@ -176,7 +176,7 @@ def test_cost_to_tolerance_is_its_formula(unchecked):
         (stays, NAN, np.inf),
     ):
         assert score_of(score, values) == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(ValueError, match="must be 'gradients' or 'steps'"):
+    with pytest.raises(ValueError, match="`unit` must be"):
         measures.CostToTolerance(unit="seconds")  # pyright: ignore[reportArgumentType]
 
 

@@ -119,7 +119,7 @@ def test_training_and_a_curriculum(make, key):
     assert abs(float(result.optimizer.a + result.optimizer.b)) < abs(0.2)
     assert result.num_skipped == 0
     twin = nx.learned.TwinLSTM((2,), "gradients", key=key)
-    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 3, key)
+    tasks = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 3, key)
     objective, curriculum = meta.Relative(nx.measures.SquaredGradientNorm()), meta.InstanceCurriculum(0.4)
     settings = {"schedule": [(2, 1)], "unroll": 2, "num_tasks": 3, "meta_loss": objective, "curriculum": curriculum}
     assert meta.train(twin, tasks, estimator=make(2), **settings, key=key).num_skipped == 0

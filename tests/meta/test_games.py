@@ -158,9 +158,9 @@ def make(key, *, scale):
 
 
 def test_drawn_problems_and_finite_sets(key):
-    tasks = meta.FromSampler(make, scale=jnp.array(3.0))
+    tasks = nx.FromSampler(make, scale=jnp.array(3.0))
     assert_close(tasks(key), make(key, scale=jnp.array(3.0)))
-    instances = meta.Instances.draw(tasks, 5, key)
+    instances = nx.Instances.draw(tasks, 5, key)
     singles = [make(k, scale=3.0).curvature for k in jax.random.split(key, 5)]
     chosen = instances.select(jax.random.split(key, 5))
     for i in range(5):  # as many tasks as instances: each of them once
@@ -173,7 +173,7 @@ def test_drawn_problems_and_finite_sets(key):
 
 def test_random_units_scale_payoff_and_axis(key):
     game = nx.problems.Seesaw(2.0, 1.5)
-    tasks = meta.RandomGameScale(meta.Fixed(game))
+    tasks = meta.RandomGameScale(game)
     scaled = jax.vmap(tasks)(jax.random.split(key, 400))
     for scale, decades in ((scaled.payoff_scale, 3), (scaled.axis_scale, 2)):
         used = np.asarray(scale) < 1
@@ -209,7 +209,7 @@ SMALL = {"schedule": [(4, 1)], "unroll": 2, "num_tasks": 4, "meta_loss": meta.Re
 def test_a_curriculum_trains_on_the_easiest_instances(ranked, key):
     """One update of plain descent: with one of four, on the gradient of the easiest over 4; with all, on the mean."""
     optimizer = nx.learned.TwinLSTM((2,), "gradients", key=key)
-    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random, a=(0.0, 5.0)), 4, key)
+    tasks = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random, a=(0.0, 5.0)), 4, key)
     settings = SMALL | {"schedule": [(2, 1)], "meta_optimizer": optax.sgd(1e-3)}
     curricula = [meta.InstanceCurriculum(start=start, ranked=ranked) for start in (0.3, 1.0)]
     one, everything = (
@@ -241,7 +241,7 @@ def test_a_curriculum_trains_on_the_easiest_instances(ranked, key):
 def test_validation_by_a_score_and_on_other_problems(key):
     """The recorded score is the score of the same runs made one by one."""
     optimizer = nx.learned.TwinLSTM((2,), "gradients", key=key)
-    saddle = meta.Fixed(nx.problems.RotatedSaddle(1.0, 1.0))
+    saddle = nx.FixedProblem(nx.problems.RotatedSaddle(1.0, 1.0))
     validation = meta.Validation(
         every=1, horizon=8, num_runs=2, score=measures.TailDistance(part=0.5, order=2, log=False), tasks=saddle
     )
@@ -264,14 +264,14 @@ def test_the_default_recipe_learns(key):
     """A few updates of the default recipe on one easy game lower its meta-loss by more than a tenth."""
     optimizer = nx.learned.TwinLSTM((4,), key=key)
     settings = meta.twin_training() | {"schedule": [(10, 15)], "unroll": 10, "num_tasks": 4, "validation": None}
-    tasks = meta.FromSampler(nx.problems.Seesaw.random)
+    tasks = nx.FromSampler(nx.problems.Seesaw.random)
     history = meta.train(optimizer, tasks, **settings, key=jax.random.key(0)).history
     assert history[-1]["meta_loss"] < 0.9 * history[0]["meta_loss"]
 
 
 def test_runs_resume_bit_for_bit_with_a_curriculum(key, tmp_path):
     optimizer = nx.learned.TwinLSTM((2,), nx.learned.ReleasedRule(4), key=key)
-    tasks = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 2, key)
+    tasks = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 2, key)
     validation = meta.Validation(every=1, horizon=4, num_runs=2, score=measures.SuccessRate(), tasks=tasks)
     settings = SMALL | {"schedule": [(4, 2)], "curriculum": meta.InstanceCurriculum(0.5), "validation": validation}
     settings |= {
@@ -321,9 +321,9 @@ def test_errors(key, unchecked):
     with pytest.raises(ValueError, match="must be an odd number"):
         measures.Gap(num_offsets=4)
     with pytest.raises(ValueError, match="`RandomGameScale` is for zero-sum games"):
-        meta.RandomGameScale(meta.Fixed(problem))(key)
+        meta.RandomGameScale(problem)(key)
     with pytest.raises(ValueError, match="one leading axis"):
-        meta.Instances(nx.problems.BilinearGame(jnp.ones((2, 3)), 0.5))
-    instances = meta.Instances.draw(meta.FromSampler(nx.problems.Seesaw.random), 2, key)
+        nx.Instances(nx.problems.BilinearGame(jnp.ones((2, 3)), 0.5))
+    instances = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 2, key)
     with pytest.raises(ValueError, match="There are 2 instances"):
         instances.select(jax.random.split(key, 3))

@@ -11,7 +11,7 @@ PROBLEM = nx.problems.Quadratic(jnp.array([1.0, 4.0, 9.0]))
 
 
 def test_random_scaling_is_the_same_problem_in_other_units(key):
-    scaled = meta.RandomScaling(meta.Fixed(PROBLEM), 3.0)(key)
+    scaled = meta.RandomScaling(PROBLEM, 3.0)(key)
     (start,) = scaled.init(key)
     (plain,) = PROBLEM.init(key)
     scale = scaled.scale[0]
@@ -23,14 +23,14 @@ def test_random_scaling_is_the_same_problem_in_other_units(key):
 
 
 def test_scales_are_log_uniform_within_the_bound():
-    tasks = meta.RandomScaling(meta.Fixed(PROBLEM), 3.0)
+    tasks = meta.RandomScaling(PROBLEM, 3.0)
     logs = np.log(jax.vmap(lambda k: tasks(k).scale[0])(jax.random.split(jax.random.key(0), 2_000)))
     assert np.abs(logs).max() <= 3.0
     np.testing.assert_allclose([logs.mean(), logs.std()], [0.0, 3 / np.sqrt(3)], atol=0.08)  # 4 standard errors: 0.09
 
 
 def test_convex_combination_adds_its_quadratic(key):
-    combined = meta.ConvexCombination(meta.Fixed(PROBLEM), dimension=5)(key)
+    combined = meta.ConvexCombination(PROBLEM, dimension=5)(key)
     ((params, z),) = combined.init(key)
     np.testing.assert_array_equal(z, jnp.zeros(5))
     (loss,) = combined.losses(((params, z),), None)
@@ -48,7 +48,7 @@ def test_convex_combination_adds_its_quadratic(key):
 
 def test_relative_losses_are_those_over_the_first_one(key):
     """`Quadratic` starts at a fixed distance, so another draw of the initial point has the same loss as a known one."""
-    problem = meta.RelativeLoss(meta.Fixed(PROBLEM))(key)
+    problem = meta.RelativeLoss(nx.FixedProblem(PROBLEM))(key)
     start = PROBLEM.init(jax.random.split(key, 3)[1])
     first = float(PROBLEM.losses(start, None)[0])
     x = jnp.array([1.0, -2.0, 0.5])
@@ -60,7 +60,7 @@ def test_relative_losses_are_those_over_the_first_one(key):
 
 
 def test_tasks_differ_by_key_and_train(key):
-    tasks = meta.ConvexCombination(meta.RandomScaling(meta.Fixed(PROBLEM), 1.0))
+    tasks = meta.ConvexCombination(meta.RandomScaling(PROBLEM, 1.0))
     a, b = tasks(jax.random.key(0)), tasks(jax.random.key(1))
     assert not np.allclose(a.target, b.target)
     trained = meta.train(

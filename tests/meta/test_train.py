@@ -173,7 +173,7 @@ CHANGED = {
     "tasks": [
         nx.problems.Quadratic(jnp.array([1.0, 11.0])),
         nx.problems.Rosenbrock(),
-        meta.RandomScaling(meta.Fixed(PROBLEM), 1.0),
+        meta.RandomScaling(nx.FixedProblem(PROBLEM), 1.0),
     ],
     "key": [jax.random.key(1), jax.random.key(0, impl="rbg")],
     "unroll": [10],
@@ -273,7 +273,7 @@ def test_non_finite_meta_parameters_are_a_failure(whole, tmp_path):
 
 
 def test_bad_validations_are_told():
-    ruined = meta.Validation(every=1, num_runs=1, tasks=meta.Fixed(Sometimes(jnp.asarray(2.0))))
+    ruined = meta.Validation(every=1, num_runs=1, tasks=nx.FixedProblem(Sometimes(jnp.asarray(2.0))))
     with pytest.warns(UserWarning, match="No validation score was finite"):
         assert train(schedule=[(5, 1)], validation=ruined).history[0]["validation"] is None
 

@@ -14,7 +14,6 @@ import scipy.special
 import scipy.stats
 
 from nestax import _gradients, catalogue, data, networks, problems
-from nestax.evaluation import _gan_report
 
 # Compiled as a whole: operation by operation, XLA would compile some hundred little programs here.
 init = eqx.filter_jit(lambda problem, key: problem.init(key))
@@ -396,18 +395,18 @@ def test_inception_score():
 
 def test_pictures(tmp_path):
     points = np.random.default_rng(0).normal(size=(20, 2))
-    _gan_report.plot_points(points, tmp_path / "new" / "points.png", reference=2 * points, title="points")
-    _gan_report.plot_points(jnp.asarray(points), tmp_path / "alone.png")
+    problems.plot_points(points, tmp_path / "new" / "points.png", reference=2 * points, title="points")
+    problems.plot_points(jnp.asarray(points), tmp_path / "alone.png")
     assert (tmp_path / "new" / "points.png").stat().st_size > 1_000
     # black images on white: 5 in rows of 2 make 3 rows, with a white place at the end
-    _gan_report.plot_images(np.zeros((5, 8, 8)), tmp_path / "grey.png", columns=2)
+    problems.plot_images(np.zeros((5, 8, 8)), tmp_path / "grey.png", columns=2)
     picture = matplotlib.image.imread(tmp_path / "grey.png")[..., :3].mean(axis=2)
     height, width = picture.shape
     for row in range(3):
         for column in range(2):
             shade = picture[int(height * (row + 0.5) / 3), int(width * (column + 0.5) / 2)]
             assert shade == (1 if (row, column) == (2, 1) else 0)
-    _gan_report.plot_images(np.ones((3, 8, 8, 3)), tmp_path / "colour.png", title="three")
+    problems.plot_images(np.ones((3, 8, 8, 3)), tmp_path / "colour.png", title="three")
 
 
 # What they refuse.
@@ -443,12 +442,12 @@ def test_pictures(tmp_path):
             ),
             r"`labels` must have shape \(3,\)",
         ),
-        (lambda images: _gan_report.plot_points(np.zeros((3, 3)), "x.png"), r"`points` must have shape \(num, 2\)"),
+        (lambda images: problems.plot_points(np.zeros((3, 3)), "x.png"), r"`points` must have shape \(num, 2\)"),
         (
-            lambda images: _gan_report.plot_images(np.zeros((3, 8, 8, 2)), "x.png"),
+            lambda images: problems.plot_images(np.zeros((3, 8, 8, 2)), "x.png"),
             r"1 or 3 channels, got \(3, 8, 8, 2\)",
         ),
-        (lambda images: _gan_report.plot_images(np.zeros((3, 8, 8)), "x.png", columns=0), "`columns` must be"),
+        (lambda images: problems.plot_images(np.zeros((3, 8, 8)), "x.png", columns=0), "`columns` must be"),
     ],
 )
 def test_refuses(unchecked, images, make, message):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nestax import evaluation, optimizers, problems, recipes
+from nestax import Instances, evaluation, optimizers, problems, recipes
 from nestax.recipes.twin import baselines, safeguard
 from nestax.recipes.twin._compare import draw, quantiles, summarize
 
@@ -20,9 +20,9 @@ def test_steps_to_reach():
     )
     steps = np.ceil(np.log2(np.hypot(*starts) / tolerance))
     grid, score = {"learning_rate": (0.5, 0.0)}, safeguard.steps_to_reach(tolerance)
-    search = evaluation.tune_games(optimizers.sgd, grid, games, num_steps=20, key=key, score=score)
+    search = evaluation.tune(Instances(games), optimizers.sgd, grid, num_steps=20, key=key, score=score)
     stuck = math.log(40) + np.log(np.hypot(*starts) / tolerance).mean()  # the distance does not change
-    np.testing.assert_allclose(search.scores, [np.log(steps).mean(), stuck], rtol=1e-9)
+    np.testing.assert_allclose(search.mean_scores(), [np.log(steps).mean(), stuck], rtol=1e-9)
 
 
 def test_a_summary_by_hand():

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ... import data, networks, optimizers, problems
 from ..._problem import Players
 from ..._solve import solve
-from ...evaluation import plot_images
 from .._claims import Metrics, above, claims
 from .._recipe import Recipe, Results, Trial
 from .._tables import span
@@ -94,7 +93,7 @@ def measure(trial: Trial, modulus: float, phase_over_pi: float) -> dict[str, Any
     if trial.repetition == 0:
         labels = jnp.tile(jnp.arange(dataset.num_classes, dtype=jnp.int32), 2)
         images, _ = problem.generate(players, trial.key, len(labels), labels)
-        plot_images(np.asarray(images), trial.folder / "images.png", dataset.num_classes, trial.cell)
+        problems.plot_images(np.asarray(images), trial.folder / "images.png", dataset.num_classes, trial.cell)
     of_data = judge(dataset.inputs, dataset.labels)
     return {**found, "data": {name: float(value) for name, value in of_data.items()}}
 

@@ -25,9 +25,9 @@ def tuned_classical(
         tuning = tune(
             problem, make, grid, num_steps=max(marks), marks=marks, num_seeds=num_seeds, key=jax.random.fold_in(key, i)
         )
-        best = {str(mark): tuning.best(mark) for mark in marks}
+        best = {str(mark): tuning.best(mark)["learning_rate"] for mark in marks}
         edges = [mark for mark in marks if tuning.at_edge(mark)]
-        record[name] = {"grid": list(grid), "best": best, "best_at_edge_of_grid": edges}
+        record[name] = {"grid": list(grid["learning_rate"]), "best": best, "best_at_edge_of_grid": edges}
         optimizers |= {f"{name} {rate:g}": make(rate) for rate in sorted(set(best.values()))}
     return optimizers, record
 

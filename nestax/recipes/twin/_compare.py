@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ... import evaluation, learned, meta
+from ..._family import AbstractFamily, Instances
+from ..._optax import AnyOptimizer
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ..._storage import save_figure
@@ -28,7 +30,7 @@ def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractP
 
 def tune(
     name: str,
-    make: evaluation.MakeGame,
+    make: Callable[..., AnyOptimizer],
     grid: Mapping[str, tuple[float, ...]],
     games: AbstractProblem,
     path: Path,
@@ -42,23 +44,27 @@ def tune(
     """The best point of a grid on validation games, and which of its values are at an edge. Kept in a file."""
 
     def search() -> dict[str, Any]:
-        found = evaluation.tune_games(
+        found = evaluation.tune(
+            Instances(games),
             make,
             grid,
-            games,
             num_steps=num_steps,
             key=jax.random.key(seed),
-            num_starts=num_starts,
+            num_seeds=num_starts,
             score=score,
         )
-        return {"best": found.best(), "at_edge": list(found.at_edge()), "score": round(float(found.scores.min()), 6)}
+        return {
+            "best": found.best(),
+            "at_edge": list(found.at_edge()),
+            "score": round(float(found.mean_scores().min()), 6),
+        }
 
     return cached(path / f"{name}.json", {**protocol, "grid": {k: list(v) for k, v in grid.items()}}, search)
 
 
 def train(
     optimizer: learned.AbstractLearnedOptimizer,
-    tasks: meta.AbstractTasks,
+    tasks: AbstractFamily,
     settings: Mapping[str, Any],
     seed: int,
     folder: Path,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ... import catalogue, learned, meta, problems
+from ..._family import AbstractFamily, FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GameRuns, run_games
 from ...measures import success_rates
@@ -27,10 +28,10 @@ def as_json(protocol: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(protocol)))
 
 
-def seesaw(number: int) -> meta.FromSampler:
+def seesaw(number: int) -> FromSampler:
     """Fresh Seesaw problems of one of the seven ranges. The intervals are arrays, so that all share a compilation."""
     intervals = {name: jnp.asarray(interval, float) for name, interval in catalogue.SEESAW_RANGES[number].items()}
-    return meta.FromSampler(problems.Seesaw.random, **intervals)
+    return FromSampler(problems.Seesaw.random, **intervals)
 
 
 def test_runs(
@@ -65,7 +66,7 @@ def rates(runs: GameRuns) -> dict[str, Any]:
 
 def train_twin(
     variant: str,
-    tasks: meta.AbstractTasks,
+    tasks: AbstractFamily,
     seed: int,
     settings: Mapping[str, Any],
     folder: Path,
@@ -80,9 +81,9 @@ def train_twin(
     )
 
 
-def fixed_instances(number: int, num: int, seed: int) -> meta.Instances:
+def fixed_instances(number: int, num: int, seed: int) -> Instances:
     """The training instances of a published variant: drawn once per seed."""
-    return meta.Instances.draw(seesaw(number), num, jax.random.fold_in(jax.random.key(seed), 2_000 + number))
+    return Instances.draw(seesaw(number), num, jax.random.fold_in(jax.random.key(seed), 2_000 + number))
 
 
 def cell(values: Mapping[str, Any] | tuple[float | int, float | int]) -> str:

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from ... import catalogue, evaluation, learned, measures, meta, problems
+from ..._family import FromSampler
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from .._cache import cached
@@ -111,7 +112,7 @@ def _train(kind: str, name: str, seed: int, protocol: Protocol, folder: Path, pr
     settings = settings_for(kind, protocol.epochs, num_tasks, protocol.validation_runs)
     # the differences of gradients that TwinKrylov lives on are rough in float32
     with jax.enable_x64(kind == "krylov" or jax.config.jax_enable_x64):
-        tasks = meta.RandomGameScale(meta.FromSampler(GAMES[name]))
+        tasks = meta.RandomGameScale(FromSampler(GAMES[name]))
         return train(optimizers[kind](key=jax.random.key(seed)), tasks, settings, seed, folder, progress)
 
 
@@ -130,7 +131,7 @@ def _classical(
     for method in protocol.classical:
         if method == "halpern" and name == "seesaw":
             continue  # not convex-concave: it has no resolvent
-        maker, grid = evaluation.GAMES[method]
+        maker, grid = evaluation.CLASSICAL_FOR_GAMES[method]
         tuned = tune(
             f"{_slug(name)}-{method}",
             maker,

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import optax
 
-from ... import learned, measures, meta
+from ... import evaluation, learned, measures, meta
+from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
-from ...evaluation import GAMES, run_games, tune_games
+from ...evaluation import CLASSICAL_FOR_GAMES, run_games
 from ...optimizers import Extragradient
 from ...problems import BilinearGame
 from .._cache import cached
@@ -82,10 +83,10 @@ def _extragradient(learning_rate, ratio):
 
 _RATES = (0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)
 CONTESTANTS: dict[str, tuple[Any, dict[str, tuple[float, ...]]]] = {
-    "OGDA": (GAMES["ogda"][0], {"learning_rate": _RATES}),
+    "OGDA": (CLASSICAL_FOR_GAMES["ogda"].make, {"learning_rate": _RATES}),
     "extragradient": (_extragradient, {"learning_rate": _RATES, "ratio": (1.0, 2.0)}),
-    "swap rule": GAMES["swap"],
-    "Halpern": (GAMES["halpern"][0], {"alpha": (0.1, 1.0, 10.0, 100.0)}),
+    "swap rule": CLASSICAL_FOR_GAMES["swap"],
+    "Halpern": (CLASSICAL_FOR_GAMES["halpern"].make, {"step_size": (0.1, 1.0, 10.0, 100.0)}),
 }
 """The classical methods and their grids. A resolvent of Halpern's counts as one evaluation."""
 
@@ -96,10 +97,8 @@ _FIRST = functools.partial(measures.CostToTolerance, unit="steps", arrival="firs
 def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dict[str, AbstractOptimizer]:
     """Trained and untrained, by the names of their rows."""
     out: dict[str, AbstractOptimizer] = {}
-    training = meta.Instances.draw(meta.FromSampler(random_game), protocol.training_games, jax.random.key(3_000 + seed))
-    held_out = meta.Instances.draw(
-        meta.FromSampler(random_game), protocol.validation_games, jax.random.key(4_000 + seed)
-    )
+    training = Instances.draw(FromSampler(random_game), protocol.training_games, jax.random.key(3_000 + seed))
+    held_out = Instances.draw(FromSampler(random_game), protocol.validation_games, jax.random.key(4_000 + seed))
     rate = optax.cosine_decay_schedule(protocol.learning_rate, protocol.epochs, alpha=0.05)
     settings: dict[str, Any] = {
         "schedule": ((protocol.unroll, protocol.epochs),),
@@ -131,7 +130,7 @@ def _learned(protocol: Protocol, seed: int, folder: Path, progress: bool) -> dic
             twin["validation"], score=score, num_runs=64, every=min(10, protocol.twin_epochs)
         )
         twin |= {"schedule": ((100, protocol.twin_epochs),), "validation": validation}
-        tasks = meta.FromSampler(BilinearGame.random)
+        tasks = FromSampler(BilinearGame.random)
         out["TwinLSTM"] = train_twin("twin", tasks, seed, twin, folder / "twin", progress).optimizer
     return out
 
@@ -145,7 +144,9 @@ def _family(name: str, learned_ones: Mapping[str, AbstractOptimizer], protocol: 
     for method, (make, grid) in CONTESTANTS.items():
         steps = protocol.num_steps
         score = measures.CostToTolerance(tolerance=protocol.tolerance)
-        search = tune_games(make, grid, tuning, num_steps=steps, key=tuning_start, score=score, batch_size=2)
+        search = evaluation.tune(
+            Instances(tuning), make, grid, num_steps=steps, key=tuning_start, score=score, batch_size=2
+        )
         best = search.best()
         runs = run_games(tests, make(**best), num_steps=steps, key=test_start)
         rows[method] = {**_summary(runs, protocol), "hyperparameters": best, "at_edge": list(search.at_edge())}

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ... import evaluation, learned, measures, meta, problems
+from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ...guards import EnergyGuard
@@ -81,7 +82,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
             games = draw(make, protocol.num_games, test_seed)
             validation = draw(make, protocol.validation_games, test_seed + 1)
             methods: dict[str, tuple[Any, dict[str, tuple[float, ...]]]] = {
-                method: evaluation.GAMES[method] for method in protocol.classical
+                method: evaluation.CLASSICAL_FOR_GAMES[method] for method in protocol.classical
             }
             for kind, optimizer in trained.items():
                 ready = for_run(optimizer, protocol.num_steps)
@@ -97,7 +98,7 @@ def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> 
 
 def _train(kind: str, seed: int, protocol: Protocol, folder: Path, progress: bool) -> learned.AbstractLearnedOptimizer:
     key = jax.random.key(seed)
-    drawn = meta.FromSampler(_seen)
+    drawn = FromSampler(_seen)
     if kind == "krylov":
         settings = settings_for(kind, protocol.krylov_epochs, max(protocol.num_tasks // 4, 1), protocol.num_tasks)
         with jax.enable_x64(True):  # its differences of gradients are rough in float32
@@ -109,7 +110,7 @@ def _train(kind: str, seed: int, protocol: Protocol, folder: Path, progress: boo
     settings["validation"] = validation
     arguments: dict[str, Any] = {**learned.PRESETS["twin-release-matrix"].arguments}
     arguments["hidden_sizes"] = (protocol.published_hidden,) * 2
-    tasks = meta.Instances.draw(drawn, protocol.num_tasks, jax.random.fold_in(key, 1))
+    tasks = Instances.draw(drawn, protocol.num_tasks, jax.random.fold_in(key, 1))
     return train(learned.TwinLSTM(**arguments, key=key), tasks, settings, seed, folder, progress)
 
 

@@ -1,8 +1,8 @@
 """Pictures of generated samples: points in the plane, and images."""
 
 from os import PathLike
+from typing import Any
 
-import matplotlib.figure
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -25,7 +25,7 @@ def plot_points(
     **Raises** `ValueError` for points of another shape.
     """
     points = _check_points(points, "points")
-    figure = matplotlib.figure.Figure(figsize=(4.5, 4.5), layout="constrained")
+    figure = _figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
     if reference is not None:
         reference = _check_points(reference, "reference")
@@ -68,11 +68,17 @@ def plot_images(images: ArrayLike, path: str | PathLike[str], columns: int = 10,
     sheet[:num, :-1, :-1] = np.clip(images, 0, 1)
     sheet = sheet.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
     sheet = sheet.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-    figure = matplotlib.figure.Figure(figsize=(0.6 * columns, 0.6 * columns * sheet.shape[0] / sheet.shape[1] + 0.4))
+    figure = _figure(figsize=(0.6 * columns, 0.6 * columns * sheet.shape[0] / sheet.shape[1] + 0.4))
     axes = figure.add_axes((0, 0, 1, 1 if not title else 0.92))
     axes.imshow(sheet if channels == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
     _save(figure, path, title)
+
+
+def _figure(**settings: Any) -> Any:
+    import matplotlib.figure  # only here: it is slow to load
+
+    return matplotlib.figure.Figure(**settings)
 
 
 def _check_points(points: ArrayLike, name: str) -> np.ndarray:
@@ -82,7 +88,7 @@ def _check_points(points: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
-def _save(figure: matplotlib.figure.Figure, path: str | PathLike[str], title: str) -> None:
+def _save(figure: Any, path: str | PathLike[str], title: str) -> None:
     if title:
         figure.suptitle(title)
     save_figure(path, figure, dpi=130)
