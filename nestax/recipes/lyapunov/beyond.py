@@ -10,6 +10,8 @@ from .. import Claim, Recipe, Trial, above, at, at_least, at_most, below
 from . import PAPER
 from ._restarts import restarts
 
+CELLS = ("search", "random-start", "random-directions", "short-restarts", "long-restarts", "wide-restarts")
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -24,9 +26,9 @@ class Protocol:
     short_steps: int = 100
     num_sets: int = 2  # of restarts per repetition, each at the cost of one search
     num_seeds: int = 20
+    variants: tuple[str, ...] = CELLS
 
 
-CELLS = ("search", "random-start", "random-directions", "short-restarts", "long-restarts", "wide-restarts")
 MODES = {"cooperate": 1.0, "half": 1.5, "defect": 2.0}
 
 
@@ -70,11 +72,20 @@ RECIPE = Recipe(
     title="A mode of a larger matrix game that random restarts of equal cost do not find",
     source=f"{PAPER}; the game is ours",
     scales={
-        "smoke": Protocol(num_draws=3, horizon=2, num_steps=3, short_steps=2, num_sets=2, num_seeds=1),
+        "smoke": Protocol(
+            num_draws=3,
+            horizon=2,
+            num_steps=3,
+            short_steps=2,
+            num_sets=2,
+            num_seeds=1,
+            variants=("search", "short-restarts"),
+        ),
         "laptop": Protocol(),
         "paper": Protocol(num_seeds=50),
     },
-    cells=lambda p: {name: {"variant": name} for name in CELLS},
+    axes=("variants",),
+    cells=lambda p: {name: {"variant": name} for name in p.variants},
     measure=measure,
     x64=True,
     claims=(

@@ -23,6 +23,7 @@ class Protocol:
     ascent_steps: int = 100
     opponent_rate: float = 5.0
     num_seeds: int = 5
+    games: tuple[str, ...] = ("dilemma", "mixed")
 
 
 CELLS = {
@@ -88,11 +89,12 @@ RECIPE = Recipe(
     title="Branching at a saddle and at a point of rotation",
     source=f"{PAPER}, figure 4",
     scales={
-        "smoke": Protocol(5, 5, 3, 3, 2, num_seeds=1),
+        "smoke": Protocol(5, 5, 3, 3, 2, num_seeds=1, games=("dilemma",)),
         "laptop": Protocol(),
         "paper": Protocol(num_seeds=20),
     },
-    cells=lambda protocol: CELLS,
+    axes=("games",),
+    cells=lambda protocol: {name: cell for name, cell in CELLS.items() if cell["game"] in protocol.games},
     measure=measure,
     summarize=summarize,
     tables=tables,

@@ -13,6 +13,18 @@ from .. import Claim, Recipe, Trial, above, at, at_least, at_most, below, differ
 from . import PAPER
 from ._planes import boundary, ends, modes, ranked_above
 
+VARIANTS = {  # of the map: definition, steps (None: the horizon), player
+    "exact": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "lola"),
+    "one-step": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), 1, "lola"),
+    "descent": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "descent"),
+    "per-step": (lambda: dynamics.PerStepGrowth(dynamics.DenseSVD()), None, "lola"),
+    "per-step-power": (lambda: dynamics.PerStepGrowth(dynamics.PowerIteration(10)), None, "lola"),
+    "average": (lambda: dynamics.AverageGrowth(dynamics.DenseSVD()), None, "lola"),
+    "random-direction": (lambda: dynamics.AverageGrowth(directions=_fixed_direction()), None, "lola"),
+    "both-sum": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "lola"),
+}
+PARTS = ("ends", "map", "ascent", "steps", "subspaces", "scalar")
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -25,18 +37,8 @@ class Protocol:
     ascent_steps: int = 60  # of Adam with a step of 0.05
     num_ascents: int = 7  # per axis
     num_subspaces: int = 5
-
-
-VARIANTS = {  # of the map: definition, steps (None: the horizon), player
-    "exact": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "lola"),
-    "one-step": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), 1, "lola"),
-    "descent": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "descent"),
-    "per-step": (lambda: dynamics.PerStepGrowth(dynamics.DenseSVD()), None, "lola"),
-    "per-step-power": (lambda: dynamics.PerStepGrowth(dynamics.PowerIteration(10)), None, "lola"),
-    "average": (lambda: dynamics.AverageGrowth(dynamics.DenseSVD()), None, "lola"),
-    "random-direction": (lambda: dynamics.AverageGrowth(directions=_fixed_direction()), None, "lola"),
-    "both-sum": (lambda: dynamics.FiniteTime(dynamics.DenseSVD()), None, "lola"),
-}
+    parts: tuple[str, ...] = PARTS  # what is measured
+    variants: tuple[str, ...] = tuple(VARIANTS)  # which maps
 
 
 def _fixed_direction() -> jax.Array:
@@ -48,14 +50,11 @@ def _player(name: str, rate: float = 1.0, opponent_rate: float = 5.0) -> Any:
 
 
 def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
-    del protocol
+    maps = {f"map/{name}": {"part": "map", "variant": name} for name in protocol.variants}
     return {
-        "ends": {"part": "ends"},
-        **{f"map/{name}": {"part": "map", "variant": name} for name in VARIANTS},
-        "ascent": {"part": "ascent"},
-        "steps": {"part": "steps"},
-        "subspaces": {"part": "subspaces"},
-        "maps-of-one-number": {"part": "scalar"},
+        name: settings
+        for part in protocol.parts
+        for name, settings in (maps.items() if part == "map" else [(part, {"part": part})])
     }
 
 
@@ -184,24 +183,28 @@ def _measure_scalar_maps() -> dict[str, Any]:
 def summarize(results: Any) -> dict[str, Any]:
     first = {name: trials[0] for name, trials in results.items()}
     edges = {name: boundary(np.array(first["ends"][name])) for name in ("lola", "descent")}
-    maps = {name: np.array(first[f"map/{name}"]["values"], float) for name in VARIANTS}
-    exact, reference = maps["exact"], maps["per-step"]
-    ridge = {name: ranked_above(values.reshape(-1), edges["lola"].reshape(-1)) for name, values in maps.items()}
-    best = {name: np.unravel_index(np.argmax(values), values.shape) for name, values in maps.items()}
-    return {
-        "boundary": float(edges["lola"].mean()),
-        "descent_boundary": float(edges["descent"].mean()),
-        "on_boundary": float(exact[edges["lola"]].mean()) if edges["lola"].any() else None,
-        "elsewhere": float(exact[~edges["lola"]].mean()),
-        "area": ridge,
-        "correlation": {n: float(np.corrcoef(m.reshape(-1), reference.reshape(-1))[0, 1]) for n, m in maps.items()},
-        "players": float(np.corrcoef(maps["descent"].reshape(-1), exact.reshape(-1))[0, 1]),
-        "largest_at": {name: [int(i) for i in at] for name, at in best.items()},
-        "ascent": {k: v for k, v in first["ascent"].items() if k != "points"},
-        "steps": first["steps"],
-        "subspaces": first["subspaces"],
-        "maps": first["maps-of-one-number"],
+    maps = {name: np.array(first[f"map/{name}"]["values"], float) for name in results.protocol.variants}
+    edge, reference = edges["lola"], maps["per-step"].reshape(-1)
+    best = {name: np.unravel_index(np.argmax(shown), shown.shape) for name, shown in maps.items()}
+    others = {
+        name: {k: v for k, v in first[name].items() if k != "points"}
+        for name in ("ascent", "steps", "subspaces", "scalar")
+        if name in first
     }
+    return {
+        **others,
+        "boundary": {name: float(e.mean()) for name, e in edges.items()},
+        "on_boundary": float(maps["exact"][edge].mean()) if edge.any() else None,
+        "elsewhere": float(maps["exact"][~edge].mean()) if not edge.all() else None,
+        "area": {name: ranked_above(shown.reshape(-1), edge.reshape(-1)) for name, shown in maps.items()},
+        "correlation": {name: _correlation(shown, reference) for name, shown in maps.items()},
+        "players": _correlation(maps["descent"], maps["exact"].reshape(-1)) if "descent" in maps else None,
+        "largest_at": {name: [int(i) for i in at] for name, at in best.items()},
+    }
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.corrcoef(first.reshape(-1), second)[0, 1])
 
 
 def tables(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +215,9 @@ def tables(metrics: dict[str, Any]) -> dict[str, Any]:
         }
         for name in metrics["area"]
     }
-    scalars = {f"{kind}, r = {r}": {"exponent": v} for kind, x in metrics["maps"].items() for r, v in x.items()}
+    scalars = {
+        f"{kind}, r = {r}": {"exponent": v} for kind, x in metrics.get("scalar", {}).items() for r, v in x.items()
+    }
     return {"Maps of exponents on the mixture": rows, "Maps of one number (figure C.7)": scalars}
 
 
@@ -223,12 +228,12 @@ def pictures(results: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     ticks = np.linspace(-p.bound, p.bound, p.resolution)
     figure = matplotlib.figure.Figure(figsize=(15, 6.8), layout="constrained")
     panels = [("ends under LOLA", np.array(results["ends"][0]["lola"]))]
-    panels += [(name, np.array(results[f"map/{name}"][0]["values"], float)) for name in list(VARIANTS)[:7]]
+    panels += [(name, np.array(results[f"map/{name}"][0]["values"], float)) for name in p.variants[:7]]
     for axes, (name, shown) in zip(figure.subplots(2, 4).flat, panels):
         image = axes.pcolormesh(ticks, ticks, shown.T, shading="nearest", cmap="viridis")
         axes.set_title(name, fontsize=9)
         figure.colorbar(image, ax=axes)
-        if name == "exact":
+        if name == "exact" and "ascent" in results:
             axes.plot(*np.array(results["ascent"][0]["points"]).T, ".", color="red", markersize=4)
     del metrics
     return {"maps": figure}
@@ -239,10 +244,11 @@ RECIPE = Recipe(
     title="Where runs separate: maps of Lyapunov exponents",
     source=f"{PAPER}, figures 6, 7, C.2 to C.8",
     scales={
-        "smoke": Protocol(5, horizon=2, num_steps=10, ascent_steps=2, num_ascents=2, num_subspaces=1),
+        "smoke": Protocol(5, horizon=2, num_steps=10, parts=("ends", "map"), variants=("exact", "per-step")),
         "laptop": Protocol(),
         "paper": Protocol(101, num_steps=20_000, num_ascents=15, num_subspaces=20),
     },
+    axes=("parts", "variants"),
     cells=cells,
     measure=measure,
     summarize=summarize,
@@ -318,8 +324,8 @@ RECIPE = Recipe(
             statement="The logistic map has the exponent ln 2 at r = 4, and the saddle-node map its closed forms.",
             published="figure C.7, where the saddle-node map is called logistic",
             value=lambda m: [
-                abs(m["maps"]["logistic"]["4"] - np.log(2)),
-                *(abs(v - np.log(abs(1 - 2 * np.sqrt(-float(r))))) for r, v in m["maps"]["saddle-node"].items()),
+                abs(m["scalar"]["logistic"]["4"] - np.log(2)),
+                *(abs(v - np.log(abs(1 - 2 * np.sqrt(-float(r))))) for r, v in m["scalar"]["saddle-node"].items()),
             ],
             holds=at_most(0.01),
             tolerance="Distances from the closed forms",
