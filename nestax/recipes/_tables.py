@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
+def spread(values: Sequence[float | int | None]) -> dict[str, Any]:
     """Mean, standard deviation and 95 % interval of the mean (Student's t) over seeds, beside the values.
 
     `None` where there is nothing to compute: an interval of one seed, a mean with a run that failed.
@@ -26,7 +26,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
     return out
 
 
-def span(values: Sequence[float | None], form: str = ".3g") -> str:
+def span(values: Sequence[float | int | None], form: str = ".3g") -> str:
     """Mean and range over seeds as text; a run that failed is infinite."""
     if None in values:
         return "∞" if len(values) == 1 else f"∞ ({sum(v is None for v in values)} of {len(values)})"

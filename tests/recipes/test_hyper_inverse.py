@@ -23,10 +23,25 @@ def test_the_closed_forms_of_linear_regression():
     hessian = jax.hessian(lambda w: problem.inner_loss(players[0], w, None))(players[1])
     np.testing.assert_allclose(matrix, hessian, rtol=1e-9, atol=1e-14)
     exact = hyper.hypergradient(problem, players, None, hyper.Implicit(hyper.Exact())).gradient
-    np.testing.assert_allclose(inverse_accuracy._exact(problem, players, matrix), exact, rtol=1e-8)
+    np.testing.assert_allclose(inverse_accuracy.exact(problem, players, matrix), exact, rtol=1e-8)
     assert len(problem.targets) + len(problem.valid_targets) == 442 - 44
     np.testing.assert_allclose(problem.inputs.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(problem.targets.std(), 1, rtol=1e-5)
+
+
+def test_the_published_targets_are_the_loss_of_all_pairs():
+    """The published loss subtracts all targets from every prediction; its gradient is that with targets at the mean."""
+    problem = cast(_linear.regression("diabetes", 1, standardize=False, broadcast=True), jnp.float64)
+    original = cast(_linear.regression("diabetes", 1, standardize=False), jnp.float64)
+    players = players_of(problem)
+
+    def all_pairs(weights):
+        predictions = original.inputs @ weights[:-1] + weights[-1]
+        return jnp.mean((predictions[:, None] - original.targets[None]) ** 2) + jnp.exp(players[0]) @ weights**2
+
+    got = jax.grad(problem.inner_loss, 1)(*players, None)
+    # the mean of the targets is stored in float32
+    np.testing.assert_allclose(got, jax.grad(all_pairs)(players[1]), rtol=1e-6)
 
 
 def test_counts_of_products_mean_the_same_for_every_method():
@@ -35,11 +50,22 @@ def test_counts_of_products_mean_the_same_for_every_method():
     players = players_of(problem)
     matrix = _linear.curvature(problem, players[0])
     alpha = 1 / float(np.linalg.eigvalsh(matrix)[-1])
-    exact = inverse_accuracy._exact(problem, players, matrix)
-    start = {m: inverse_accuracy._estimate(problem, players, m, 0, alpha) for m in inverse_accuracy.METHODS}
-    np.testing.assert_allclose(start["neumann"], alpha * start["cg-v"], rtol=1e-12)
-    assert not start["cg"].any()
-    np.testing.assert_allclose(inverse_accuracy._estimate(problem, players, "cg", 14, alpha), exact, rtol=1e-5)
+    start = {name: inverse_accuracy.estimate(problem, players, name, 0, alpha) for name in inverse_accuracy.METHODS}
+    np.testing.assert_allclose(start["Neumann"], alpha * start[inverse_accuracy.CG_V], rtol=1e-12)
+    np.testing.assert_allclose(start[inverse_accuracy.RANK_ONE], start["Neumann"], rtol=1e-12)
+    assert not start[inverse_accuracy.CG_0].any()
+    after = inverse_accuracy.estimate(problem, players, inverse_accuracy.CG_0, 14, alpha)
+    np.testing.assert_allclose(after, inverse_accuracy.exact(problem, players, matrix), rtol=1e-5)
+
+
+def test_the_series_of_rank_one_multiplies_by_the_mean_gradient():
+    problem = cast(_linear.regression("diabetes", 0), jnp.float64)
+    decay, weights = players_of(problem)
+    g = jax.grad(problem.inner_loss, 1)(decay, weights, None)
+    v = jax.grad(problem.outer_loss, 1)(decay, weights, None)
+    x = 0.01 * (v + (v - 0.01 * g * (g @ v)))
+    got = inverse_accuracy.estimate(problem, (decay, weights), inverse_accuracy.RANK_ONE, 1, 0.01)
+    np.testing.assert_allclose(got, -2 * x * jnp.exp(decay) * weights, rtol=1e-8)
 
 
 def test_the_series_as_a_matrix():

@@ -1,19 +1,21 @@
-"""What the recipes on nested problems share: small data sets, fresh trainings, spreads, lines over steps."""
+"""What the recipes on nested problems share: small data sets, fresh trainings, the published optimizer."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import matplotlib.figure
 import numpy as np
 from jaxtyping import PyTree
 
-from ... import data, optimizers, problems
+from ... import data, hyper, optimizers, problems
 from ..._nested import InnerProblem
 from ..._optimizer import AbstractOptimizer
 from ..._solve import solve
-from ..._storage import save_figure
+from .._plots import lines
+from .._recipe import Results
+
+IDENTITY = hyper.Implicit(hyper.Identity(), residual=False)
+"""The identity for the inverse Hessian, as in the published code."""
 
 
 def load(name: str, split: str) -> data.Dataset:
@@ -24,17 +26,17 @@ def load(name: str, split: str) -> data.Dataset:
     return {"mnist": data.mnist, "cifar10": data.cifar10}[name](split)
 
 
+def load_test(name: str, num: int) -> data.Dataset:
+    """The first `num` test examples, or all where there are fewer."""
+    test = load(name, "test")
+    return test.take(slice(min(num, len(test))))
+
+
 def draw(dataset: data.Dataset, sizes: Sequence[int], seed: int) -> list[data.Dataset]:
     """Disjoint random subsets of `dataset`, of the given sizes."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     stops = np.cumsum(sizes)
     return [dataset.take(order[stop - size : stop]) for size, stop in zip(sizes, stops)]
-
-
-def joined(first: data.Dataset, second: data.Dataset) -> data.Dataset:
-    """Both data sets as one."""
-    inputs, labels = (np.concatenate(pair) for pair in ((first.images, second.images), (first.labels, second.labels)))
-    return data.Dataset(inputs, labels, first.name, first.num_classes)
 
 
 def retrained(
@@ -59,32 +61,11 @@ def rmsprop(learning_rate: float) -> AbstractOptimizer:
     return optimizers.rmsprop(learning_rate, decay=0.99, eps=1e-16)
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and range as text."""
-    low, high = min(values), max(values)
-    mean = sum(values) / len(values)
-    return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def plot_lines(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[int | float], Sequence[int | float]]]],
-    path: Path,
-    labels: tuple[str, str],
-) -> None:
-    """One panel per entry, one line per entry of that: `{panel: {line: (x, y)}}`."""
-    figure = matplotlib.figure.Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (title, lines) in zip(axes, panels.items()):
-        for i, (name, (x, y)) in enumerate(lines.items()):
-            ax.plot(x, y, label=name, linewidth=1.2, color=f"C{i // 2}", linestyle=("-", "--")[i % 2])
-        ax.set_title(title, fontsize=9)
-        ax.set_xlabel(labels[0])
-        ax.set_ylabel(labels[1])
-        ax.grid(True, alpha=0.3)
-        ax.legend(fontsize=7)
-    save_figure(path, figure)
-
-
-def rounded(value: Any, digits: int = 5) -> float:
-    """A number for a record: so many significant digits."""
-    return float(f"{float(value):.{digits}g}")
+def histories(results: Results, *kinds: str) -> Any:
+    """A figure of what trials recorded on the way, in their `history`: one panel per kind of number."""
+    trials = [(f"{name} {s}", one["history"]) for name, seeds in results.items() for s, one in enumerate(seeds)]
+    panels = {
+        kind: {name: ([r["step"] for r in history], [r[kind] for r in history]) for name, history in trials}
+        for kind in kinds
+    }
+    return lines(panels, ("outer step", ""))

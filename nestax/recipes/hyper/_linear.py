@@ -13,7 +13,7 @@ DATASETS = {"boston": data.boston_housing, "diabetes": data.diabetes}
 
 class LinearRegression(AbstractNested, AbstractDeterministicProblem):
     r"""$L_T = \frac1N |X w - y|^2 + \sum_k e^{\lambda_k} w_k^2$ and $L_V = \frac1M |X' w - y'|^2$, with a bias as the
-    last weight. The published loss broadcasts its targets to a matrix; this one does not.
+    last weight.
     """
 
     inputs: Float[Array, "num features"]
@@ -35,8 +35,12 @@ class LinearRegression(AbstractNested, AbstractDeterministicProblem):
         return jnp.mean(error**2) + jnp.sum(jnp.exp(hyperparameters) * weights**2)
 
 
-def regression(name: str, seed: int, standardize: bool = True) -> LinearRegression:
-    """The problem on a random split: 10 % test, of the rest 10 % validation; scaled by the training data's moments."""
+def regression(name: str, seed: int, *, standardize: bool = True, broadcast: bool = False) -> LinearRegression:
+    """The problem on a random split: 10 % test, of the rest 10 % validation.
+
+    `standardize`: scale by the training data's moments. `broadcast`: subtract all targets from every prediction, as the
+    published code does; up to a constant that is the loss with every target at its mean.
+    """
     loaded = DATASETS[name]()
     inputs, targets = np.asarray(loaded.inputs, np.float64), np.asarray(loaded.targets, np.float64)
     order = np.random.default_rng(seed).permutation(len(targets))
@@ -46,12 +50,18 @@ def regression(name: str, seed: int, standardize: bool = True) -> LinearRegressi
         inputs = (inputs - inputs[train].mean(0)) / inputs[train].std(0)
         targets = (targets - targets[train].mean()) / targets[train].std()
     parts = (inputs[train], targets[train], inputs[valid], targets[valid])
+    if broadcast:
+        parts = tuple(np.full_like(x, x.mean()) if x.ndim == 1 else x for x in parts)
     train_x, train_y, valid_x, valid_y = (jnp.asarray(x, jnp.float32) for x in parts)
     return LinearRegression(train_x, train_y, valid_x, valid_y)
 
 
+def with_bias(inputs: Float[Array, "num features"]) -> np.ndarray:
+    """The inputs, in double precision, with a column of ones."""
+    return np.concatenate([np.asarray(inputs, np.float64), np.ones((len(inputs), 1))], axis=1)
+
+
 def curvature(problem: LinearRegression, hyperparameters: Array) -> np.ndarray:
     """The Hessian of the inner loss, in closed form, in double precision."""
-    inputs = np.asarray(problem.inputs, np.float64)
-    inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
+    inputs = with_bias(problem.inputs)
     return 2 * inputs.T @ inputs / len(inputs) + 2 * np.diag(np.exp(np.asarray(hyperparameters, np.float64)))

@@ -1,20 +1,18 @@
 """Distillation: one made image per class, from which a classifier learns what it can."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Array
 
 from ... import data, hyper, hyperparameters, networks, optimizers, problems
-from ..._progress import progress_bar
-from ..._storage import save_figure
-from .._cache import cached
-from .._recipe import Claim, Metrics, Recipe
-from ._common import draw, load, retrained, rmsprop, rounded, spread
+from .._claims import Metrics, Value, above, at, claims
+from .._recipe import Recipe, Results, Trial
+from ._common import IDENTITY, draw, load, retrained, rmsprop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,46 +51,47 @@ class Protocol:
     retrain_learning_rate: float = 1e-2  # Adam
 
 
-def _train_anew(made, train, protocol: Protocol, seed: int):
-    """New weights, trained on the images `made`, one per class, and the problem that they solve."""
-    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
-    family = hyperparameters.Compose(hyperparameters.DistilledData(made.shape[0] // train.num_classes), decay)
-    problem = problems.NestedClassifier(train, train, networks.MLP((), init_scale=None), family)
-    optimizer = optimizers.adam(protocol.retrain_learning_rate)
-    return problem, retrained(problem, (made, ()), optimizer, protocol.retrain_steps, seed)
-
-
-def measure(run: Run, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Distils, trains anew on the result, and on real images for comparison."""
-    (valid,) = draw(load(run.dataset, "train"), (run.num_valid,), seed)
-    test = load(run.dataset, "test")
+def _problem(protocol: Protocol, valid: data.Dataset) -> problems.NestedClassifier:
     decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
     family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
-    problem = problems.NestedClassifier(valid, valid, networks.MLP((), init_scale=None), family)
+    return problems.NestedClassifier(valid, valid, networks.MLP((), init_scale=None), family)
+
+
+def measure(
+    trial: Trial, dataset: str, pace: dict[str, Any], num_valid: int, num_steps: int, num_rivals: int
+) -> dict[str, Any]:
+    """Distils, trains anew on the result, and on real images for comparison."""
+    protocol = trial.protocol
+    (valid,) = draw(load(dataset, "train"), (num_valid,), trial.seed)
+    test, problem = load(dataset, "test"), _problem(protocol, valid)
     tuning = hyper.tune(
         problem,
-        optimizer=optimizers.adam(run.pace.learning_rate),
-        outer_optimizer=rmsprop(run.pace.outer_learning_rate),
-        method=hyper.Implicit(hyper.Identity(), residual=False),
-        num_outer_steps=run.num_steps,
-        num_inner_steps=run.pace.inner_steps,
-        key=jax.random.key(seed),
-        record_every=run.num_steps // 10,
+        optimizer=optimizers.adam(pace["learning_rate"]),
+        outer_optimizer=rmsprop(pace["outer_learning_rate"]),
+        method=IDENTITY,
+        num_outer_steps=num_steps,
+        num_inner_steps=pace["inner_steps"],
+        key=trial.key,
+        record_every=num_steps,
     )
     (made, _), weights = tuning.players
-    anew, fresh = _train_anew(made, valid, protocol, seed)
-    real = _choices(valid, run.num_rivals, seed)
-    rivals = [float(anew.accuracy(_train_anew(images, valid, protocol, seed)[1], test)) for images in real]
+
+    def taught(images: Array) -> float:
+        """Test accuracy of new weights, trained on one image per class."""
+        adam = optimizers.adam(protocol.retrain_learning_rate)
+        anew = retrained(problem, (images, ()), adam, protocol.retrain_steps, trial.seed)
+        return float(problem.accuracy(anew, test))
+
     means = jnp.stack([valid.inputs[valid.labels == c].mean(axis=0) for c in range(valid.num_classes)])
-    _, averaged = _train_anew(means.reshape(made.shape), valid, protocol, seed)
+    real = [taught(images) for images in _choices(valid, num_rivals, trial.seed)]
     return {
-        "hyperparameters": made.size,
-        "valid_loss": [rounded(record["outer_loss"]) for record in tuning.history],
-        "warm": {"valid": rounded(anew.accuracy(weights, valid)), "test": rounded(anew.accuracy(weights, test))},
-        "fresh": {"valid": rounded(anew.accuracy(fresh, valid)), "test": rounded(anew.accuracy(fresh, test))},
-        "real": [rounded(value) for value in rivals],
-        "means": rounded(anew.accuracy(averaged, test)),
-        "images": np.asarray(made, np.float64).round(3).tolist() if seed % 100 == 0 else None,
+        "pixels": made.size,
+        "weights along": problem.accuracy(weights, test),
+        "new weights": taught(made),
+        "class means": taught(means.reshape(made.shape)),
+        "real images": float(np.mean(real)),
+        "best real images": max(real),
+        "images": made if trial.repetition == 0 else None,
     }
 
 
@@ -103,144 +102,54 @@ def _choices(dataset: data.Dataset, num: int, seed: int) -> list[jax.Array]:
     return [dataset.images[np.array([rng.choice(place) for place in places])] for _ in range(num)]
 
 
-def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Finished runs are kept in `rows/`; the images are drawn, and not part of the recorded result."""
-    rows: dict[str, Any] = {}
-    shared = {**dataclasses.asdict(protocol), "runs": None, "seed": seed}
-    with progress_bar(len(protocol.runs), "runs", progress) as report:
-        for i, one in enumerate(protocol.runs):
-            name = f"{one.dataset}, {one.pace.name}"
-            report(i, lambda name=name: name)
-            wanted = {**shared, "run": dataclasses.asdict(one)}
-            rows[name] = [
-                cached(
-                    folder / "rows" / name.replace(", ", "-").replace(" ", "-") / f"{s}.json",
-                    wanted,
-                    lambda one=one, s=s: measure(one, protocol, 100 * seed + s),
-                )
-                for s in range(one.num_seeds)
-            ]
-    _plot({name: np.array(results[0]["images"]) for name, results in rows.items()}, folder / "distillation.png")
-    kept = {name: [{**result, "images": None} for result in results] for name, results in rows.items()}
-    return {"rows": kept, "tables": [_table(kept)]}
-
-
-def _plot(images: dict[str, np.ndarray], path: Path) -> None:
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     """The images as published: sigmoid(5 x)."""
-    num = max(len(made) for made in images.values())
-    figure = matplotlib.figure.Figure(figsize=(0.9 * num, 1.1 * len(images)), layout="constrained")
-    for row, made in zip(figure.subplots(len(images), num, squeeze=False), images.values()):
-        for ax, image in zip(row, made):
+    del metrics
+    rows = [np.array(seeds[0]["images"]) for seeds in results.values() if "images" in seeds[0]]
+    figure = matplotlib.figure.Figure(figsize=(9, 1.1 * len(rows)), layout="constrained")
+    for axes, images in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows):
+        for ax, image in zip(axes, images):
             ax.imshow(1 / (1 + np.exp(-5 * image)), cmap="gray", vmin=0, vmax=1)
             ax.axis("off")
-    save_figure(path, figure)
+    return {"distillation": figure}
 
 
-def _table(rows: dict[str, Any]) -> dict[str, str]:
-    lines = [
-        "| data | pixels | weights along | new weights | class means | one real image per class |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, results in rows.items():
-        real = [value for result in results for value in result["real"]]
-        cells = [
-            spread([r["warm"]["test"] for r in results]),
-            spread([r["fresh"]["test"] for r in results]),
-            spread([r["means"] for r in results]),
-            spread(real),
-        ]
-        lines.append(f"| {name} | {results[0]['hyperparameters']:,} | {' | '.join(cells)} |")
-    return {
-        "title": "Test accuracy, mean over seeds [min, max]: of the weights that were trained along, of new ones "
-        "trained on the distilled images, on the class means of the validation data, on real images",
-        "markdown": "\n".join(lines) + "\n",
-    }
-
-
-def _above(name: str):
+def _lead_over(rival: str) -> Value:
     """The smallest lead of new weights on distilled images over those on other images, where weights keep up."""
 
-    def value(metrics: Metrics) -> float:
-        rows = [results for key, results in metrics["rows"].items() if key.endswith(FOLLOWED.name)]
-        results = [result for results in rows for result in results]
-        rival = (lambda r: max(r["real"])) if name == "real" else (lambda r: r["means"])
-        return rounded(min(r["fresh"]["test"] - rival(r) for r in results), 3)
-
-    return value
-
-
-def _of(dataset: str, pace: Pace, weights: str = "fresh"):
-    """The mean test accuracy on a data set; `None` where it was not run."""
-
     def value(metrics: Metrics) -> float | None:
-        results = metrics["rows"].get(f"{dataset}, {pace.name}")
-        return None if results is None else rounded(np.mean([r[weights]["test"] for r in results]), 4)
+        cells = [cell for name, cell in metrics["cells"].items() if name.endswith(FOLLOWED.name) and cell]
+        pairs = [pair for cell in cells for pair in zip(cell["new weights"]["values"], cell[rival]["values"])]
+        return min((round(ours - theirs, 4) for ours, theirs in pairs), default=None)
 
     return value
 
 
-def _pixels(metrics: Metrics) -> list[int]:
-    return sorted({results[0]["hyperparameters"] for results in metrics["rows"].values()})
+def _accuracy(dataset: str, pace: Pace, weights: str = "new weights") -> Value:
+    return at("cells", f"{dataset}, {pace.name}", weights, "mean", digits=4)
 
 
-CLAIMS = (
-    Claim(
-        id="T1",
-        statement="At the published pace the weights that are trained along know most of MNIST's test images.",
-        published="recognizable digits (figure 3.6); no accuracy is printed",
-        value=_of("mnist", PUBLISHED, "warm"),
-        holds=lambda value: value > 0.8,
-        tolerance="Value: test accuracy, mean over seeds; above 0.8.",
-    ),
-    Claim(
-        id="T2",
-        statement="So does a classifier that is trained anew on the ten images that come out.",
-        published="recognizable digits (figure 3.6); no accuracy is printed",
-        value=_of("mnist", PUBLISHED),
-        holds=lambda value: value > 0.8,
-        tolerance="Value: test accuracy of new weights, mean over seeds; above 0.8.",
-    ),
-    Claim(
-        id="T3",
-        statement="So it does if the weights keep up with the images while these are made.",
-        published="not stated",
-        value=_of("mnist", FOLLOWED),
-        holds=lambda value: value > 0.8,
-        tolerance="As T2.",
-    ),
-    Claim(
-        id="T4",
-        statement="On CIFAR-10 new weights then do better than chance by far.",
-        published="averages of colours (figure 3.6); no accuracy is printed",
-        value=_of("cifar10", FOLLOWED),
-        holds=lambda value: value > 0.2,
-        tolerance="As T2; above 0.2, twice the chance of guessing.",
-    ),
-    Claim(
-        id="T5",
-        statement="Images made so teach more than the best of some random choices of one real image per class.",
-        published="not stated",
-        value=_above("real"),
-        holds=lambda value: value > 0,
-        tolerance="Value: smallest difference of test accuracies, new weights in both cases, over data sets and "
-        "seeds; above 0.",
-    ),
-    Claim(
-        id="T6",
-        statement="They teach more than the mean image of every class does.",
-        published="not stated",
-        value=_above("means"),
-        holds=lambda value: value > 0,
-        tolerance="As T5.",
-    ),
-    Claim(
-        id="T7",
-        statement="The numbers of hyperparameters are those of the pixels: 7,840 for MNIST and 30,720 for CIFAR-10.",
-        published="7,840 and 30,720 (section 3.6)",
-        value=_pixels,
-        holds=lambda value: value == [7_840, 30_720],
-        tolerance="Exact counts.",
-    ),
+CLAIMS = claims(
+    """
+    T1 | ours | At the published pace the weights that are trained along know most of MNIST's test images.
+        | recognizable digits (figure 3.6); no accuracy is printed | Test accuracy, mean over seeds
+    T2 | ours | So does a classifier that is trained anew on the ten images that come out. | recognizable digits
+        (figure 3.6); no accuracy is printed | Test accuracy of new weights, mean over seeds
+    T3 | ours | So it does if the weights keep up with the images while these are made. | not stated | As T2
+    T4 | ours | On CIFAR-10 new weights then do better than chance by far. | averages of colours (figure 3.6); no
+        accuracy is printed | As T2; the bar is twice the chance of guessing
+    T5 | ours | Images made so teach more than the best of some random choices of one real image per class. | not
+        stated | Smallest difference of test accuracies, new weights in both cases, over data sets and seeds
+    T6 | ours | They teach more than the mean image of every class does. | not stated | As T5
+    """,
+    {
+        "T1": (_accuracy("mnist", PUBLISHED, "weights along"), above(0.8), 0.5),
+        "T2": (_accuracy("mnist", PUBLISHED), above(0.8), 0.5),
+        "T3": (_accuracy("mnist", FOLLOWED), above(0.8), 0.5),
+        "T4": (_accuracy("cifar10", FOLLOWED), above(0.2), 0.15),
+        "T5": (_lead_over("best real images"), above(0), -0.01),
+        "T6": (_lead_over("class means"), above(0), -0.01),
+    },
 )
 
 RECIPE = Recipe(
@@ -248,7 +157,7 @@ RECIPE = Recipe(
     title="One distilled image per class, and what a classifier learns from them",
     source="Lorraine 2024, figure 3.6; Lorraine, Vicol, Duvenaud 2020, figure 5",
     scales={
-        "smoke": Protocol((Run("digits", FOLLOWED, 200, 20, num_rivals=2),), retrain_steps=50),
+        "smoke": Protocol((Run("digits", FOLLOWED, 50, 4, num_rivals=1),), retrain_steps=10),
         "laptop": Protocol(
             (
                 Run("mnist", PUBLISHED, 2_000, 3_000, 2),
@@ -265,19 +174,9 @@ RECIPE = Recipe(
             )
         ),
     },
-    run=run,
+    axes=("runs",),
+    cells=lambda protocol: {f"{run.dataset}, {run.pace.name}": dataclasses.asdict(run) for run in protocol.runs},
+    measure=measure,
+    pictures=pictures,
     claims=CLAIMS,
-    notes=(
-        "CIFAR-100, the third data set of the figure, is left out. At laptop scale 2,000 validation images of MNIST "
-        "and 300 of CIFAR-10, 2 seeds, which draw the validation images and the weights, and 3,000 outer steps at the "
-        "published pace. The labels are fixed, one image per class. Test data are the official test sets and were "
-        "used for nothing else. The picture shows sigmoid(5 x), as published.\n\n"
-        "At the published pace (5 steps of Adam at 1e-4 to one step of RMSprop at 1e-2) a pixel moves twenty times as "
-        "far as a weight, so the weights never come near the optimum that the images define: the images steer the "
-        "weights to where the validation loss is low, by what they are one after the other, and what the last of them "
-        "teach is little. With 20 steps of Adam at 1e-2 to one of RMSprop at 1e-3 the weights keep up, and training "
-        "anew gives what the weights along had. This pace was chosen by 600 steps on MNIST and CIFAR-10 with another "
-        "seed, judged by training images that were left out. The problem is strongly convex in the weights, so weights "
-        "at the optimum would be the same, along or anew."
-    ),
 )

@@ -1,63 +1,103 @@
-"""What the recipes on learned optimizers share: tuned classical optimizers, and one metrics layout."""
+"""What the recipes on learned optimizers share: trained ones against classical ones, tuned for every mark."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import PRNGKeyArray
 
-from ..._optimizer import AbstractOptimizer
+from ... import learned
 from ..._problem import AbstractProblem
-from ...evaluation import CLASSICAL, Evaluation, markdown, tune
+from ...evaluation import CLASSICAL, evaluate, tune
+from .._claims import Metrics
+from .._plots import lines
+from .._recipe import Results, Trial
+from .._training import Training, train
 
 
-def tuned_classical(
-    problem: AbstractProblem, names: Sequence[str], marks: Sequence[int], num_seeds: int, key: PRNGKeyArray
-) -> tuple[dict[str, AbstractOptimizer], dict[str, dict[str, Any]]]:
-    """Classical optimizers with the learning rates that are best at each of `marks`, and the record of the search.
+def cells(trainings: Mapping[str, Training], classical: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A cell for each learned optimizer, and one for each classical one."""
+    return {
+        **{name: {"training": dataclasses.asdict(how), "num_seeds": how.num_seeds} for name, how in trainings.items()},
+        **{name: {"training": None, "num_seeds": 1} for name in classical},
+    }
 
-    The same optimizer appears once per distinct best rate, under the name `adam 0.03`.
-    """
-    optimizers, record = {}, {}
-    for i, name in enumerate(names):
+
+def compare(
+    trial: Trial,
+    problem: AbstractProblem,
+    marks: Sequence[int],
+    training: Mapping[str, Any] | None,
+    train_problem: AbstractProblem,
+) -> dict[str, Any]:
+    """Trains an optimizer, or tunes a classical one for every mark on other seeds, and runs it from fresh points."""
+    protocol, name = trial.protocol, trial.cell
+    tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(trial.results.seed), 1))
+    if training is not None:
+        optimizer, told = train(training, train_problem, trial.seed, trial.folder)
+        learned.save(trial.folder / "optimizer.safetensors", optimizer)
+        optimizers, at, out = {name: optimizer}, dict.fromkeys(marks, name), {"training": told}
+    else:
         make, grid = CLASSICAL[name]
-        tuning = tune(
-            problem, make, grid, num_steps=max(marks), marks=marks, num_seeds=num_seeds, key=jax.random.fold_in(key, i)
-        )
-        best = {str(mark): tuning.best(mark)["learning_rate"] for mark in marks}
+        tuning_key = jax.random.fold_in(tuning_key, protocol.classical.index(name))
+        seeds = protocol.tuning_seeds
+        tuning = tune(problem, make, grid, num_steps=max(marks), marks=marks, num_seeds=seeds, key=tuning_key)
+        rates = {mark: tuning.best(mark)["learning_rate"] for mark in marks}
+        optimizers = {f"{name} {rate:g}": make(rate) for rate in sorted(set(rates.values()))}
+        at = {mark: f"{name} {rate:g}" for mark, rate in rates.items()}
         edges = [mark for mark in marks if tuning.at_edge(mark)]
-        record[name] = {"grid": list(grid["learning_rate"]), "best": best, "best_at_edge_of_grid": edges}
-        optimizers |= {f"{name} {rate:g}": make(rate) for rate in sorted(set(best.values()))}
-    return optimizers, record
+        out = {"tuning": {"grid": list(grid["learning_rate"]), "best": rates, "best_at_edge_of_grid": edges}}
+    found = evaluate(problem, optimizers, num_steps=max(marks), num_seeds=protocol.num_seeds, key=key)
+    return {
+        **out,
+        "ln_loss": {mark: found.curves[at[mark]].log_loss(mark) for mark in marks},  # mean over seeds, min, max
+        "optimizers": found.to_json()["optimizers"],
+        "steps": found.to_json()["steps"],
+    }
 
 
-def scores(evaluation: Evaluation, record: dict[str, dict[str, Any]], marks: Sequence[int]) -> dict[str, Any]:
-    """`{mark: {optimizer: [mean, min, max]}}` of ln loss, a classical optimizer with its best rate at that mark."""
-    out: dict[str, Any] = {}
-    for mark in marks:
-        rows = {}
-        for name, curve in evaluation.curves.items():
-            family = name.split(" ")[0]
-            if family in record:
-                rate = record[family]["best"].get(str(mark))
-                if rate is None or name != f"{family} {rate:g}":
-                    continue
-                name = family
-            rows[name] = [round(v, 4) if np.isfinite(v) else None for v in curve.log_loss(mark)]
-        out[str(mark)] = rows
-    return out
+def summarize(results: Results) -> Metrics:
+    """ln loss by mark and optimizer, a classical one with its best rate there; the first training has no number."""
+    trials = [(name, s, one) for name, seeds in results.items() for s, one in enumerate(seeds) if "missing" not in one]
+    found = {f"{name}/{s}" if s else name: one for name, s, one in trials}
+    first = next(iter(found.values()))
+    return {
+        "marks": [int(mark) for mark in first["ln_loss"]],
+        "steps": first["steps"],
+        "ln_loss": {mark: {name: one["ln_loss"][mark] for name, one in found.items()} for mark in first["ln_loss"]},
+        **{kind: {n: one[kind] for n, one in found.items() if kind in one} for kind in ("training", "tuning")},
+        "optimizers": {
+            (name if "training" in one else rate): entry
+            for name, one in found.items()
+            for rate, entry in one["optimizers"].items()
+        },
+    }
 
 
-def margin(scores: dict[str, Any], mark: int, ours: str, others: Sequence[str]) -> float | None:
-    """By how much `ours` is below the best of `others` at `mark`, in units of ln loss; negative where it is above."""
-    row = scores[str(mark)]
-    if ours not in row or row[ours][0] is None:
-        return None
-    rivals = [row[name][0] for name in others if row.get(name, [None])[0] is not None]
-    return round(min(rivals) - row[ours][0], 4) if rivals else None
+def tables(metrics: Metrics) -> dict[str, Any]:
+    rows = {
+        name: {
+            **{f"{int(mark):,} steps": _text(numbers) for mark, numbers in entry["log_loss"].items()},
+            "ms/step": 1e3 * entry["seconds_per_step"],
+        }
+        for name, entry in metrics["optimizers"].items()
+    }
+    return {"ln loss, mean over seeds [min, max]; cost of a step": rows}
 
 
-def table(evaluation: Evaluation, title: str) -> dict[str, str]:
-    """An entry of `metrics["tables"]`."""
-    return {"title": title, "markdown": markdown(evaluation)}
+def _text(numbers: Sequence[float | None]) -> str:
+    return "diverged" if None in numbers else "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
+
+
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
+    del results
+    curves = {n: (metrics["steps"], [y for y, _, _ in e["curve"]]) for n, e in metrics["optimizers"].items()}
+    return {"comparison": lines({"mean over seeds": curves}, ("steps", "ln loss"), log="x")}
+
+
+def margin(metrics: Metrics, index: int, name: str, rivals: Sequence[str]) -> float | None:
+    """By how much an optimizer is below the best of its rivals at a mark, in ln loss; negative where it is above."""
+    row = metrics["ln_loss"][str(metrics["marks"][index])]
+    ours, *others = (row.get(one, [None])[0] for one in (name, *rivals))
+    known = [other for other in others if other is not None]
+    return round(min(known) - ours, 4) if ours is not None and known else None

@@ -1,0 +1,52 @@
+"""Meta-trainings inside recipes."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from .. import learned, meta
+from .._problem import AbstractProblem
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one learned optimizer is meta-trained."""
+
+    preset: str  # a published variant
+    schedule: tuple[tuple[int, int], ...]  # stages (steps per trajectory, trajectories)
+    unroll: int = 20  # steps per truncation, as published
+    validate_every: int | None = None  # trajectories between validations, which choose the weights; `None`: the last
+    validation_runs: int = 10  # trajectories per validation
+    clip: float | None = None  # global norm of the meta-gradient
+    num_seeds: int = 1  # independent trainings
+
+
+def train(
+    how: Mapping[str, Any], problem: AbstractProblem, seed: int, folder: Path
+) -> tuple[learned.AbstractLearnedOptimizer, dict[str, Any]]:
+    """The meta-training with the settings `how` (a `Training`), resumed if it was interrupted, and numbers on it."""
+    every, adam = how["validate_every"], optax.adam(1e-3)
+    training = meta.train(
+        learned.preset(how["preset"], key=jax.random.key(seed)),
+        problem,
+        key=jax.random.key(seed),
+        schedule=tuple(map(tuple, how["schedule"])),
+        unroll=how["unroll"],
+        meta_optimizer=adam if how["clip"] is None else optax.chain(optax.clip_by_global_norm(how["clip"]), adam),
+        validation=None if every is None else meta.Validation(every=every, num_runs=how["validation_runs"]),
+        run=folder,
+        resume=True,
+    )
+    validations = [(r["validation"], r["epoch"] + 1) for r in training.history if r.get("validation") is not None]
+    best = dict(zip(("best_validation", "best_epoch"), min(validations))) if validations else {}
+    return training.optimizer, {
+        "epochs": len(training.history),
+        "seconds": sum(r["seconds"] for r in training.history),
+        "last_loss": training.history[-1]["final_loss"],
+        "skipped_updates": training.num_skipped,
+        **best,
+    }
