@@ -4,7 +4,7 @@ The core is imported here; a package (`nestax.optimizers`, `nestax.meta`, ...) w
 """
 
 import importlib
-from typing import TYPE_CHECKING
+import typing
 
 from ._public import check_arguments as _check_arguments
 from ._family import (
@@ -52,7 +52,7 @@ from ._solve import Solution as Solution, SolveRecord as SolveRecord, solve as s
 from ._step import OptimizerStep as OptimizerStep
 from ._version import __version__ as __version__
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from . import (
         catalogue as catalogue,
         data as data,

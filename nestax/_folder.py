@@ -263,14 +263,19 @@ def _is_prefix(old: Any, new: Any) -> bool:
     return True
 
 
-def check_new_folder(path: Path, name: str = "output") -> None:
-    """Makes the folder, and **raises** `ValueError` if it holds something, or cannot be written to."""
+def check_writable(path: Path, name: str) -> None:
+    """Makes the folder; **raises** `ValueError` that calls it `name` if that fails, or it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = sorted(x.name for x in path.iterdir() if not x.name.startswith("."))
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     except OSError as error:
         raise ValueError(f"`{name}`: cannot write to {path}: {error.strerror}.") from None
-    if held:
-        raise ValueError(f"`{name}`: {path} already holds files, such as {held[0]}. Take a new or an empty folder.")
+
+
+def check_new_folder(path: Path, name: str, holds: tuple[str, ...] = ()) -> None:
+    """`check_writable`, and **raises** `ValueError` if the folder holds something other than the files `holds`."""
+    check_writable(path, name)
+    strangers = sorted(x.name for x in path.iterdir() if not x.name.startswith(".") and x.name not in holds)
+    if strangers:
+        raise ValueError(f"`{name}`: {path} already holds files, such as {strangers[0]}. Take a new or empty folder.")

@@ -4,9 +4,11 @@ A callback is called with every record, a dictionary of JSON values, after it wa
 ends the run, which can be resumed.
 """
 
+import atexit
 import copy
 import json
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -97,8 +99,16 @@ class TensorBoard:
     def __call__(self, record: Record) -> None:
         step = next((record[name] for name in _STEPS if name in record), None)
         if self._writer is None:
-            self._writer = self._make(self.folder, purge_step=step)
+            suffix = f".{secrets.token_hex(4)}"  # two writers of one second must not share a file
+            self._writer = self._make(self.folder, purge_step=step, filename_suffix=suffix, flush_secs=1)
+            atexit.register(self.close)
         for name, value in record.items():
             if isinstance(value, int | float) and name not in _STEPS and math.isfinite(value):
                 self._writer.add_scalar(self.prefix + name, value, step)
-        self._writer.flush()
+
+    def close(self) -> None:
+        """Writes what is still under way. By itself that happens within about a second, and when the process ends."""
+        if self._writer is not None:
+            self._writer.close()
+            atexit.unregister(self.close)
+            self._writer = None

@@ -57,7 +57,7 @@ ALLOWED = {
     "dynamics": WRAPPERS,
     "evaluation": TRAINING | {"_version"},
     "recipes": TRAINING | {"_version", "evaluation", "catalogue", *MODELS},
-    "cli": TRAINING | {"_version", "evaluation", "catalogue", *MODELS, "recipes"},
+    "cli": {"nestax"} | TRAINING | {"_version", "evaluation", "catalogue", *MODELS, "recipes"},
     "__main__": {"cli"},
 }
 PARTS = sorted(

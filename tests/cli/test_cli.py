@@ -2,18 +2,33 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import nestax as nx
 from nestax import cli
+from nestax._storage import StoredTree
+from nestax.cli import _app, _lists
 from nestax.data import _images
 
-COMMANDS = ("demo", "train", "evaluate", "diagnose", "tune", "reproduce", "problems", "optimizers", "version")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "diagnose",
+    "tune",
+    "reproduce",
+    "problems",
+    "optimizers",
+    "version",
+)
 TINY = ("--problem", "quadratic", "--schedule", "10x2", "--unroll", "5")
 
 
@@ -67,14 +82,15 @@ def test_train_writes_a_run_and_says_where(trained):
     folder, summary = trained
     assert summary["epochs"] == 2
     assert nx.learned.load(summary["optimizer"]).config()["scale"] == pytest.approx(0.01)
-    assert json.loads((folder / "config.json").read_text())["config"]["command"]["problem"] == "quadratic"
+    assert json.loads((folder / "config.json").read_text())["config"]["train"]["problem"] == "quadratic"
 
 
 def test_train_resumes_from_the_folder_alone(trained):
     folder, summary = trained
     again = json.loads(invoke("train", "--resume", str(folder), "--json").output)
-    assert again["epochs"] == summary["epochs"]
-    assert again["final_loss"] == summary["final_loss"]
+    assert again == summary
+    longer = json.loads(invoke("train", "--resume", str(folder), "--schedule", "10x3", "--json").output)
+    assert longer["epochs"] == 3
 
 
 def test_evaluate_compares_and_writes(trained, tmp_path):
@@ -87,36 +103,78 @@ def test_evaluate_compares_and_writes(trained, tmp_path):
     assert {p.name for p in (tmp_path / "e").iterdir()} == {"evaluation.json", "report.md", "comparison.png"}
 
 
+def test_evaluate_replaces_its_own_files_alone(trained, tmp_path, monkeypatch, capsys):
+    folder, _ = trained
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = main(monkeypatch, capsys, "evaluate", "sgd=0.1", "--problem", "quadratic", "--output", str(folder))
+    assert code == 2
+    assert "already holds files" in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    command = ("evaluate", "sgd=0.1", "--problem", "quadratic", "--steps", "5", "--seeds", "1", "--json")
+    for _ in range(2):
+        invoke(*command, "--output", str(tmp_path / "e"))
+
+
 def test_tune_writes_a_run_and_goes_on(tmp_path):
-    command = ("tune", "--outer-steps", "20", "--terms", "3", "--output", str(tmp_path / "t"), "--json")
-    value = json.loads(invoke(*command).output)
+    folder = str(tmp_path / "t")
+    value = json.loads(invoke("tune", "--outer-steps", "20", "--terms", "3", "--output", folder, "--json").output)
     assert value["last"]["step"] == 20
     assert value["last"]["outer_loss"] < value["first"]["outer_loss"]
-    assert {"tuning.png", "report.md", "checkpoint.safetensors"} <= {p.name for p in (tmp_path / "t").iterdir()}
-    assert json.loads(invoke(*command, "--resume").output) == value
-
-
-def test_diagnose_says_what_a_run_does(tmp_path):
-    """The catalogue's quadratic has curvatures up to 10 or so: a step of 0.01 contracts."""
-    arguments = ("sgd=0.01", "--problem", "quadratic", "--after", "5", "--steps", "20", "--output", str(tmp_path / "d"))
-    value = json.loads(invoke("diagnose", *arguments, "--json").output)
-    assert value["max_factor"] > 1
-    assert (tmp_path / "d" / "diagnosis.png").exists()
-    assert "At its end the largest eigenvalue of the step is" in invoke("diagnose", *arguments).output
+    assert {"tuning.png", "report.md", "checkpoint.safetensors"} <= {path.name for path in (tmp_path / "t").iterdir()}
+    assert json.loads(invoke("tune", "--resume", folder, "--json").output) == value
+    longer = json.loads(invoke("tune", "--resume", folder, "--outer-steps", "30", "--json").output)
+    assert (longer["first"], longer["last"]["step"]) == (value["first"], 30)
 
 
 def test_default_folders_never_collide(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    first = cli._new_folder("train")
-    first.mkdir(parents=True)
-    assert cli._new_folder("train") != first
+    assert [str(_app.new_folder(None, "train")) for _ in range(3)] == ["runs/train", "runs/train-2", "runs/train-3"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "diagnose", "tune", "demo", "reproduce"])
+def test_an_output_that_cannot_be_written_to_is_found_at_once(command, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    arguments = {"evaluate": ["sgd=0.1"], "diagnose": ["sgd=0.1"], "reproduce": ["l2o/quickstart"]}.get(command, [])
+    for module in (nx.meta, nx.hyper, nx.evaluation, nx.recipes, nx):
+        for name in ("train", "tune", "evaluate", "reproduce", "solve"):
+            monkeypatch.setattr(module, name, None, raising=False)  # whatever is computed comes too early
+    code, _, err = main(monkeypatch, capsys, command, *arguments, "--output", str(tmp_path / "file" / "x"))
+    assert code == 2
+    assert "`--output`: cannot write to" in err
+
+
+def test_a_failed_training_is_status_1(monkeypatch, capsys, tmp_path):
+    def fail(*args, **kwargs):
+        raise nx.NumericalError("Meta-training failed")
+
+    monkeypatch.setattr(nx.meta, "train", fail)
+    code, _, err = main(monkeypatch, capsys, "train", *TINY, "--output", str(tmp_path / "run"))
+    assert code == 1
+    assert err == "error: Meta-training failed\n"
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_help_is_whole_at_any_width(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in COMMANDS:
+        text = invoke(name, "--help").output
+        assert max(map(len, text.splitlines())) <= columns
+        for parameter in typer.main.get_command(cli.app).commands[name].params:  # pyright: ignore[reportAttributeAccessIssue]
+            if parameter.param_type_name == "option":
+                assert set(parameter.opts) <= set(re.split(r"[\s,]+", text))
+    assert "Tune hyperparameters by hypergradients" in " ".join(invoke("--help").output.split())
+
+
+def test_lists_know_all_classical_optimizers():
+    assert set(_lists._CLASSICAL) == set(nx.evaluation.CLASSICAL)
+    assert _app.DEFAULT_PROBLEM == nx.catalogue.DEFAULT
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         (("evaluate", "adan"), "Did you mean 'adam'"),
-        (("evaluate", "adam=fast"), "must be a number"),
+        (("evaluate", "adam=fast"), "must be a positive number"),
         (("evaluate", "nowhere.safetensors"), "nowhere.safetensors: the file does not exist"),
         (("evaluate", "adam", "--problem", "digits-mpl"), "Did you mean 'digits-mlp'"),
         (("train", "--optimizer", "rnnprob"), "Did you mean 'rnnprop'"),
@@ -128,7 +186,16 @@ def test_default_folders_never_collide(monkeypatch, tmp_path):
         (("diagnose", "sgd"), "Say the learning rate of the run: sgd=0.01"),
         (("tune", "--problem", "digits-decy"), "Did you mean 'digits-decay'"),
         (("tune", "--method", "magic"), "Unknown method 'magic'"),
-        (("tune", "--resume"), "name that folder"),
+        (("tune", "--resume", "nowhere"), "the file does not exist"),
+        (("tune", "--resume", "nowhere", "--terms", "5"), "leave out --terms"),
+        (("train", "--learning-rate", "-1"), "must be positive and finite, got -1"),
+        (("train", "--learning-rate", "nan"), "must be positive and finite, got nan"),
+        (("tune", "--outer-learning-rate", "0"), "must be positive and finite, got 0"),
+        (("train", "--schedule", "100x99999999999999999999"), "at most 2,147,483,647 epochs"),
+        (("train", "--schedule", f"100x{'9' * 10_000}"), "100x40"),
+        (("evaluate", "adam=nan"), "must be a positive number"),
+        (("evaluate", "adam=-1"), "must be a positive number"),
+        (("diagnose", "adam"), "Say the learning rate"),
         (("reproduce", "l2o/quickstat"), "Did you mean 'l2o/quickstart'"),
         (("reproduce", "l2o/quickstart", "--scale", "smok"), "Did you mean 'smoke'"),
     ],
@@ -157,20 +224,62 @@ def test_missing_data_says_where_to_put_them(monkeypatch, capsys, tmp_path):
     assert str(tmp_path) in err
 
 
+@pytest.mark.parametrize("arguments", [("--seed", "99999999999999999999"), ("--random-scaling", "-1")])
+def test_usage_errors_name_the_option(arguments, monkeypatch, capsys):
+    code, _, err = main(monkeypatch, capsys, "train", *arguments)
+    assert code == 2
+    assert arguments[0] in err
+    assert "Traceback" not in err
+
+
+HEED = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Tell:
+    def find_spec(self, name, *args):
+        if name == os.environ.get("TELL"):
+            print("importing", name, flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Tell())
+import nestax_command
+print("started", flush=True)
+nestax_command.main()
+"""
+
+
+def start(*arguments, **environment):
+    """The command in a process that heeds SIGINT, though the one that started this test may ignore it."""
+    command, variables = [sys.executable, "-c", HEED, *arguments], {**os.environ, **environment}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "started\n"
+    return child
+
+
 def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
-    """A real SIGINT to a real process, then `--resume` to the end."""
+    """A real SIGINT to a real process."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "nestax.cli", "train", "--problem", "quadratic", "--schedule", "10x4000"]
-    command += ["--unroll", "5", "--output", str(folder)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    command = ("train", *TINY[:2], "--schedule", "10x4000", "--unroll", "5", "--output", str(folder))
+    with start(*command, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache")) as child:
         metrics = folder / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text()):
             assert child.poll() is None
+            time.sleep(0.01)
         child.send_signal(signal.SIGINT)
-        _, error = child.communicate(timeout=120)
+        _, error = child.communicate(timeout=600)
     assert child.returncode == 130
     assert f"nestax train --resume {folder}" in error.replace("\n", "")
     assert "Traceback" not in error
-    reached = len((folder / "metrics.jsonl").read_text().splitlines())
-    assert 1 <= reached < 4_000
+    assert 1 <= StoredTree(folder / "checkpoint.safetensors").header["records"] < 4_000
+
+
+@pytest.mark.parametrize("module", ["jax", "equinox", "nestax.cli"])
+def test_ctrl_c_during_imports_is_quiet(module):
+    with start("version", TELL=module) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == f"importing {module}\n"
+        child.send_signal(signal.SIGINT)
+        out, error = child.communicate(timeout=600)
+    assert (child.returncode, error) in ((130, ""), (130, "interrupted\n")), out

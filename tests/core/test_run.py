@@ -395,3 +395,28 @@ def test_every_callback_sees_every_record_and_one_may_stop(tmp_path):
     assert session.num_records == 2
     assert seen == session.history
     assert [json.loads(line) for line in (tmp_path / "log" / "mine.jsonl").read_text().splitlines()] == seen
+
+
+def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
+    """Each finite number once with its step, also across an interruption; the writer is TensorBoard's own format."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    log = loggers.TensorBoard(tmp_path / "events", prefix="toy/")
+    run(tmp_path / "run", callback=[log, until(2)], checkpoint_seconds=1e9)
+    log({"step": 9, "text": "no number", "nothing": None, "value": float("nan")})
+    log.close()
+    run(tmp_path / "run", callback=log, resume=True)  # goes on in another file
+    log.close()
+    values = {}
+    for path in sorted((tmp_path / "events").iterdir()):
+        blob, position = path.read_bytes(), 0
+        while position < len(blob):  # records: length, its checksum, an event, its checksum
+            size = int.from_bytes(blob[position : position + 8], "little")
+            event = event_pb2.Event.FromString(blob[position + 12 : position + 12 + size])
+            position += size + 16
+            for value in event.summary.value:
+                assert value.tag == "toy/value"
+                values[event.step] = value.simple_value
+    assert values == pytest.approx({r["record"]: r["value"] for r in run().history}, rel=1e-6)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"pip install 'nestax\[tensorboard\]'"):
+        loggers.TensorBoard(tmp_path)

@@ -21,7 +21,10 @@ from nestax import cli, recipes
 from . import run_documentation
 from .run_documentation import ROOT, blocks, docstrings, pages
 
-PACKAGES = ["nestax", *(f"nestax.{m.name}" for m in pkgutil.iter_modules(nestax.__path__) if m.ispkg)]
+PACKAGES = [
+    "nestax",
+    *(f"nestax.{m.name}" for m in pkgutil.iter_modules(nestax.__path__) if m.ispkg and m.name != "cli"),
+]
 SHELL = ("bash", "console", "sh", "shell")
 
 

@@ -1,0 +1,130 @@
+"""`nestax demo` and `nestax reproduce`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import nestax as nx
+
+from .._folder import check_writable
+from .._storage import write_json
+from ._app import (
+    Json,
+    Output,
+    Seed,
+    command,
+    escaped,
+    naming_resumption,
+    new_folder,
+    new_table,
+    print_json,
+    show,
+    shows_progress,
+)
+
+
+@command()
+def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
+    """Learn an optimizer on real data and compare it with tuned classical ones, in about a minute.
+
+    Trains RNNprop on 100-step runs of a small network on scikit-learn's digits (no download), then solves the same
+    problem from initial points that it has not seen, beside Adam, RMSprop, Nesterov momentum and SGD with tuned
+    learning rates.
+
+    Example: `nestax demo --output runs/demo`
+    """
+    folder = new_folder(None, "demo") if output is None else output
+    check_writable(folder, "--output")
+    with naming_resumption(f"nestax demo --seed {seed} --output {folder}"):
+        result = nx.recipes.reproduce(
+            nx.recipes.by_name("l2o/quickstart"), "laptop", seed, folder, progress=shows_progress(as_json)
+        )
+    if as_json:
+        print_json({**_summary(result), "folder": str(folder)})
+        return
+    metrics = result["metrics"]
+    columns = {"optimizer": "left", "ln loss, mean": "right", "min": "right", "max": "right", "ms/step": "right"}
+    for mark, rows in metrics["ln_loss"].items():
+        table = new_table(f"after {int(mark):,} steps", columns)
+        for name, values in sorted(rows.items(), key=lambda row: row[1][0] if row[1][0] is not None else float("inf")):
+            label = name if name == "learned" else f"{name} {metrics['tuning'][name]['best'][mark]:g}"
+            cost = metrics["evaluation"]["optimizers"][label]["seconds_per_step"]
+            table.add_row(label, *("diverged" if v is None else f"{v:.2f}" for v in values), f"{1e3 * cost:.3f}")
+        show(table)
+    show(
+        f"Mean, minimum and maximum over {metrics['evaluation']['num_seeds']} fresh initial points. A step of the "
+        f"learned optimizer costs {metrics['cost_in_adam_steps']:g} steps of Adam here: see the plot over seconds."
+    )
+    _show_claims(result)
+    show(f"[bold]{result['seconds']:.0f} s.[/] Optimizer, plot and report: {escaped(str(folder))}")
+
+
+@command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="A recipe; see `--list`.")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the recipes and their claims.")] = False,
+    scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (minutes to an hour or so) or paper.")] = "laptop",
+    seed: Seed = 0,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: runs/NAME-SCALE-SEED.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Also write the result to this folder as NAME/SCALE.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rerun a published table or figure and check its claims. Trainings inside go on where they were interrupted.
+
+    Example: `nestax reproduce l2o/quickstart --scale laptop --seed 0`
+    """
+    if list_all or name is None:
+        _list_recipes(as_json)
+        return
+    recipe = nx.recipes.by_name(name)
+    folder = output or Path("runs") / f"{name.replace('/', '-')}-{scale}-{seed}"
+    check_writable(folder, "--output")
+    if record is not None:
+        check_writable(record, "--record")
+    again = f"nestax reproduce {name} --scale {scale} --seed {seed} --output {folder}"
+    with naming_resumption(again if record is None else f"{again} --record {record}"):
+        result = nx.recipes.reproduce(recipe, scale, seed, folder, progress=shows_progress(as_json))
+    if record is not None:
+        write_json(record / name / f"{scale}.json", result)
+    if as_json:
+        print_json(_summary(result))
+        return
+    _show_claims(result)
+    show(f"{result['seconds']:.0f} s. Report and plots: {escaped(str(folder))}")
+
+
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("recipe", "scale", "seed", "claims", "metrics")}
+
+
+def _show_claims(result: dict[str, Any]) -> None:
+    title = f"{result['recipe']}, {result['scale']} scale, seed {result['seed']}"
+    table = new_table(title, dict.fromkeys(("claim", "", "published", "here"), "left"))
+    for claim in result["claims"]:
+        verdict = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"
+        cells = (f"{claim['id']}: {claim['statement']}", claim["published"], str(claim["value"]))
+        statement, published, value = map(escaped, cells)
+        table.add_row(statement, verdict, published, value)
+    show(table)
+
+
+def _list_recipes(as_json: bool) -> None:
+    listed = [
+        {
+            "recipe": recipe.name,
+            "title": recipe.title,
+            "source": recipe.source,
+            "scales": list(recipe.scales),
+            "claims": {claim.id: claim.statement for claim in recipe.claims},
+        }
+        for recipe in nx.recipes.RECIPES.values()
+    ]
+    if as_json:
+        print_json(listed)
+        return
+    for entry in listed:
+        show(f"[bold]{entry['recipe']}[/]  {escaped(entry['title'])} ({escaped(entry['source'])})")
+        show(*(f"  {claim}: {escaped(statement)}" for claim, statement in entry["claims"].items()))
