@@ -19,6 +19,7 @@ WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 MODELS = {"data", "networks", "hyperparameters", "problems"}
 TRAINING = WRAPPERS | {"measures", "meta", "hyper", "dynamics"}
 ALLOWED = {
+    "nestax": set(),  # `import nestax`, as a user does: for the command line alone, which loads what a command needs
     "_version": set(),
     "_progress": set(),
     "_storage": {"_version"},
