@@ -21,6 +21,10 @@ from ._settings import (
     mlp_orig as mlp_orig,
     mlp_relu as mlp_relu,
     small_mixture_gan as small_mixture_gan,
+    stronger_conv_cifar as stronger_conv_cifar,
+    stronger_conv_mnist as stronger_conv_mnist,
+    stronger_lenet_cifar as stronger_lenet_cifar,
+    stronger_nas_cifar as stronger_nas_cifar,
 )
 
 _check_arguments(globals())

@@ -5,7 +5,7 @@ from typing import TypedDict
 from jax.typing import ArrayLike
 
 from ..hyperparameters import AbstractHyperparameters, ActivationDecay, Compose, Dropout, TemporalActivationDecay
-from ..networks import MLP, ConvNet, LSTMLanguageModel
+from ..networks import MLP, ConvNet, LSTMLanguageModel, NASCell
 from ..problems import AbstractGANLoss, MixtureGAN
 
 
@@ -80,6 +80,34 @@ def conv_tiny_imagenet() -> ConvNet:
 def lenet_cifar() -> ConvNet:
     """`lenet` for images of 32×32, without padding: 62,006 parameters on CIFAR-10."""
     return ConvNet((6, 16), 5, 1, (120, 84), pool=2, padding="valid")
+
+
+def stronger_conv_mnist() -> ConvNet:
+    """Conv-MNIST of Chen et al. (NeurIPS 2020): 18,122 parameters.
+
+    Convolutions 3×3×16 and 5×5×32 without padding, each with batch normalization, ReLU and 2×2 pooling; a linear layer,
+    and, as released, a ReLU on the logits. Weights and biases start normal with standard deviation 0.01, where the code
+    has biases of zero (which batch normalization takes out of all layers but the last).
+    """
+    return ConvNet((16, 32), (3, 5), 1, init_scale=0.01, pool=2, padding="valid", batch_norm=True, relu_logits=True)
+
+
+def stronger_conv_cifar() -> ConvNet:
+    """Conv-CIFAR of Chen et al. (NeurIPS 2020), 13,610 parameters: as `stronger_conv_mnist`, with strides of 2."""
+    return ConvNet((16, 32), (3, 5), 2, init_scale=0.01, pool=2, padding="valid", batch_norm=True, relu_logits=True)
+
+
+def stronger_lenet_cifar() -> ConvNet:
+    """LeNet of Chen et al. (NeurIPS 2020) on CIFAR-10: 62,006 parameters.
+
+    `lenet_cifar` with sigmoids and batch normalization; the code also learns the 226 offsets of the latter.
+    """
+    return ConvNet((6, 16), 5, 1, (120, 84), "sigmoid", 0.01, pool=2, padding="valid", batch_norm=True)
+
+
+def stronger_nas_cifar() -> NASCell:
+    """NAS-CIFAR of Chen et al. (NeurIPS 2020): 7,578 parameters, with the released ReLU on the logits."""
+    return NASCell(relu_logits=True, init_scale=0.01)
 
 
 def small_mixture_gan(loss: AbstractGANLoss | str = "non-saturating", batch_size: int = 256) -> MixtureGAN:

@@ -100,6 +100,7 @@ class CoordinateSum(AbstractGradientEstimator):
 
     def unroll(self, optimizer, batch, meta_loss):
         self.check(optimizer, meta_loss)
+        assert isinstance(optimizer, AbstractCoordinatewise)
 
         def forward(problem, carry, samples, key):
             return self._forward(optimizer, problem, carry, samples, batch.num_steps, meta_loss, key)

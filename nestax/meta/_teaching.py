@@ -155,7 +155,7 @@ class _ImitationStep(AbstractStep):
         proposed, learner, _ = self.learner.step(self.problem, carry.players, carry.learner, seen)
         dtype = common_dtype(players, jnp.float32)
         pairs = list(zip(jax.tree.leaves(players), jax.tree.leaves(proposed)))
-        square = sum(jnp.sum((a.astype(dtype) - b.astype(dtype)) ** 2) for a, b in pairs)
+        square = jnp.sum(jnp.stack([jnp.sum((a.astype(dtype) - b.astype(dtype)) ** 2) for a, b in pairs]))
         losses = info.losses if info.losses.ndim == 1 else info.losses[0]
         return Pupil(players, teacher, learner), (losses, square / (2 * sum(a.size for a, _ in pairs)))
 

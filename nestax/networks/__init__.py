@@ -19,9 +19,11 @@ from ._convnet import (
     convolve as convolve,
     lenet as lenet,
     max_pool as max_pool,
+    normalize_batch as normalize_batch,
 )
 from ._lstm import LSTMLanguageModel as LSTMLanguageModel, LSTMState as LSTMState
 from ._mlp import MLP as MLP
+from ._nas import NASCell as NASCell
 from ._resnet import ResNet as ResNet, resnet18 as resnet18, resnet44 as resnet44
 from ._unet import UNet as UNet
 

@@ -51,6 +51,11 @@ class ConvNet(AbstractArchitecture):
     - `init_scale`: `None` (default) is PyTorch's default, weights and biases uniform in $\pm 1/\sqrt n$ with the number
       $n$ of inputs of a unit (height × width × in for a convolution). A number is the standard deviation of normal
       weights and biases, as in `MLP`.
+    - `batch_norm`: normalize every channel over batch and image before the activation, and every unit of the hidden
+      fully connected layers over the batch; without learned scale and offset, always by the statistics of the batch.
+      Default false.
+    - `relu_logits`: a ReLU on the logits, as in the released code of Chen et al. (2020), where it makes all logits 0 an
+      absorbing state. Default false.
 
     **Raises** `ValueError` for anything else, and for inputs that are not images.
 
@@ -78,6 +83,8 @@ class ConvNet(AbstractArchitecture):
     hidden: tuple[int, ...] = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     init_scale: Float[Array, ""] | None
+    batch_norm: bool = eqx.field(static=True)
+    relu_logits: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,6 +96,8 @@ class ConvNet(AbstractArchitecture):
         init_scale: ArrayLike | None = None,
         pool: int | Sequence[int] = 1,
         padding: str | Sequence[str] = "same",
+        batch_norm: bool = False,
+        relu_logits: bool = False,
     ):
         self.channels = tuple(count(width, "channels[i]") for width in channels)
         if not self.channels:
@@ -100,6 +109,7 @@ class ConvNet(AbstractArchitecture):
         self.hidden = tuple(count(width, "hidden[i]") for width in hidden)
         self.activation = check_activation(activation)
         self.init_scale = check_init_scale(init_scale)
+        self.batch_norm, self.relu_logits = batch_norm, relu_logits
 
     def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int) -> tuple[Layer, ...]:
         if len(input_shape) not in (2, 3):
@@ -127,7 +137,9 @@ class ConvNet(AbstractArchitecture):
     def __call__(
         self, params: tuple[Layer, ...], inputs: Float[Array, "batch ..."], site: Site = unchanged
     ) -> Float[Array, "batch classes"]:
-        activation = ACTIVATIONS[self.activation]
+        def activation(z: Array) -> Array:
+            return ACTIVATIONS[self.activation](normalize_batch(z) if self.batch_norm else z)
+
         z = inputs if inputs.ndim == 4 else inputs[..., None]
         for i, (layer, stride, pool, padding) in enumerate(zip(params, self.stride, self.pool, self.padding)):
             z = convolve(site(f"layer{i}", z), layer["weight"], stride, padding)
@@ -135,7 +147,15 @@ class ConvNet(AbstractArchitecture):
         z = z.reshape(z.shape[0], -1)
         for i, layer in enumerate(params[len(self.stride) : -1], len(self.stride)):
             z = activation(site(f"layer{i}", z) @ layer["weight"] + layer["bias"][None, :])
-        return site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
+        logits = site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
+        return jax.nn.relu(logits) if self.relu_logits else logits
+
+
+def normalize_batch(z: Float[Array, "batch ... channels"], eps: float = 1e-3) -> Float[Array, "batch ... channels"]:
+    """Batch normalization without learned scale and offset: every channel with mean 0 and variance 1 over all else."""
+    axes = tuple(range(z.ndim - 1))
+    centered = z - z.mean(axis=axes, keepdims=True)
+    return centered / jnp.sqrt(jnp.mean(centered**2, axis=axes, keepdims=True) + eps)
 
 
 def convolve(
