@@ -19,6 +19,16 @@ def game(rows=3, columns=3, dtype=jnp.float64):
     return nx.problems.BilinearGame(matrix, 0.5)
 
 
+@eqx.filter_jit  # one program instead of one per operation
+def one_step(optimizer, problem, players, state, samples):
+    return optimizer.step(problem, players, state, samples)
+
+
+@eqx.filter_jit
+def begin(optimizer, problem, players, key):
+    return optimizer.init(problem, players, key)
+
+
 def departing(**departures):
     """The paper's rule with some of the departures of the released code; runs of 10 steps."""
     literal = {"state_rescale": 1.0, "initial_noise": 0.0, "warmup_fraction": 0.0, "detach_iterates": False}
@@ -136,14 +146,14 @@ def test_sharing_modes_share_what_they_say(key):
     sizes = {}
     for sharing in SHARING:
         optimizer = TwinLSTM((4, 3), sharing=sharing, key=key)
-        state = optimizer.init(problem, problem.init(key), key)
+        state = begin(optimizer, problem, problem.init(key), key)
         sizes[sharing] = (len(optimizer.networks), len(state.hidden))
     assert list(sizes.values()) == [(2, 2), (2, 1), (1, 2), (1, 1)]
 
     # With one network and one state the second player continues where the first one stopped: two calls in a row.
     optimizer = TwinLSTM((4, 3), "gradients", "share-lstm-share-hidden", max_step=None, key=key)
     players = problem.init(key)
-    after, state, _ = optimizer.step(problem, players, optimizer.init(problem, players, key), None)
+    after, state, _ = one_step(optimizer, problem, players, begin(optimizer, problem, players, key), None)
     matrix, network = np.asarray(problem.matrix), optimizer.networks[0]
     gradients = matrix @ np.asarray(players[1]), matrix.T @ np.asarray(players[0])
     seen = [gradients, (matrix.T @ np.asarray(after[0]), matrix @ np.asarray(players[1]))]
@@ -160,7 +170,9 @@ def test_two_hidden_states_stay_apart(key):
     players = problem.init(key)
     own = TwinLSTM((3,), "gradients", "share-lstm-two-hidden", max_step=None, key=key)
     shared = TwinLSTM((3,), "gradients", "share-lstm-share-hidden", max_step=None, key=key)
-    after_own, after_shared = (o.step(problem, players, o.init(problem, players, key), None)[0] for o in (own, shared))
+    after_own, after_shared = (
+        one_step(o, problem, players, begin(o, problem, players, key), None)[0] for o in (own, shared)
+    )
     assert_close(after_own[0], after_shared[0])  # the first move is the same
     assert not np.allclose(after_own[1], after_shared[1], rtol=1e-3)
 
@@ -171,9 +183,9 @@ def test_rescaling_by_zero_takes_the_memory_away(key):
     players = problem.init(key)
     for rescale, same in ((0.0, True), (1.0, False)):
         optimizer = TwinLSTM((4,), departing(state_rescale=rescale), max_step=None, key=key)
-        first = optimizer.init(problem, players, key)
-        _, later, _ = optimizer.step(problem, players, first, None)
-        moves = [optimizer.step(problem, players, s, None)[0][0] for s in (first, later)]
+        first = begin(optimizer, problem, players, key)
+        _, later, _ = one_step(optimizer, problem, players, first, None)
+        moves = [one_step(optimizer, problem, players, s, None)[0][0] for s in (first, later)]
         assert np.allclose(*moves, rtol=1e-12) == same
 
 
@@ -183,9 +195,9 @@ def test_sign_warm_up_moves_by_the_schedule(key):
     optimizer = TwinLSTM((4,), departing(warmup_fraction=0.2), max_step=None, key=key)
     players = (jnp.array(0.1), jnp.array(0.2))
     out = unroll(problem, optimizer, 3, key, players)
-    state, sizes = optimizer.init(problem, players, key), []
+    state, sizes = begin(optimizer, problem, players, key), []
     for _ in range(3):
-        moved, state, _ = optimizer.step(problem, players, state, None)
+        moved, state, _ = one_step(optimizer, problem, players, state, None)
         sizes += [float(abs(moved[0] - players[0])), float(abs(moved[1] - players[1]))]
         players = moved
     # N = 20 half-steps, int(0.2 N) = 4 entries 1e-4 + (0.1 - 1e-4) (k - 1) / 4, used for k = 1, 2, 3
@@ -201,9 +213,9 @@ def test_detached_iterates_leave_each_move_its_own_change(key):
 
     def second_iterate(scale, detach):
         optimizer = TwinLSTM((4,), departing(detach_iterates=detach), output_scale=scale, max_step=None, key=key)
-        state = optimizer.init(problem, players, key)
-        middle, state, _ = optimizer.step(problem, players, state, None)
-        last, _, _ = optimizer.step(problem, middle, state, None)
+        state = begin(optimizer, problem, players, key)
+        middle, state, _ = one_step(optimizer, problem, players, state, None)
+        last, _, _ = one_step(optimizer, problem, middle, state, None)
         return last[0], middle[0]
 
     # outputs do not depend on the scale within a step, as gradients are constants: x_{t+1} = x_t + scale * o_t
@@ -224,7 +236,7 @@ def test_players_of_different_dimension_see_the_root_mean_square(key):
     problem = game(2, 3)
     optimizer = TwinLSTM((4,), "gradients", max_step=None, key=key)
     players = problem.init(key)
-    after, _, _ = optimizer.step(problem, players, optimizer.init(problem, players, key), None)
+    after, _, _ = one_step(optimizer, problem, players, begin(optimizer, problem, players, key), None)
     own, other = problem.matrix @ players[1], problem.matrix.T @ players[0]
     seen = np.array([own[1], np.sqrt(np.mean(np.asarray(other) ** 2))])
     out, _ = lstm(optimizer.networks[0], seen, [(np.zeros(4), np.zeros(4))])
@@ -235,10 +247,10 @@ def test_pytrees_are_paired_leaf_by_leaf(key):
     """A game on pytrees is, for its leaves of equal size, the game on those leaves alone."""
     problem, optimizer = TreeGame(jnp.array(0.7)), TwinLSTM((3,), key=key)
     players = problem.init(key)
-    after, _, _ = optimizer.step(problem, players, optimizer.init(problem, players, key), None)
+    after, _, _ = one_step(optimizer, problem, players, begin(optimizer, problem, players, key), None)
     alone = nx.problems.BilinearGame(0.7 * jnp.eye(2))
     start = (players[0]["u"], players[1]["u"])
-    expected, _, _ = optimizer.step(alone, start, optimizer.init(alone, start, key), None)
+    expected, _, _ = one_step(optimizer, alone, start, begin(optimizer, alone, start, key), None)
     assert_close((after[0]["u"], after[1]["u"]), expected, rtol=1e-12)
 
 
@@ -323,7 +335,7 @@ def test_errors(key, unchecked):
                 learned.init(problem, problem.init(key), key)
     players = ((jnp.ones(1), jnp.ones(1)), jnp.ones(2))
     with pytest.raises(ValueError, match="2 and 1 leaves"):
-        optimizer.init(game(), players, key)
+        begin(optimizer, game(), players, key)
     with pytest.raises(ValueError, match="got 2 and 3"):
         TwinLSTM((3,), sharing="two-lstm-share-hidden", key=key).init(game(2, 3), game(2, 3).init(key), key)
     with pytest.raises(ValueError, match="'secant', 'gradients'"):
