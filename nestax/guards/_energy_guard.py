@@ -75,7 +75,7 @@ class EnergyGuard(AbstractOptimizer):
     **Arguments:**
 
     - `proposal`: what proposes: any nestax optimizer or Optax transformation.
-    - `alpha`: $\alpha$, the step size of the resolvent, in units of one over curvature.
+    - `step_size`: $\alpha$, the step size of the resolvent, in units of one over curvature.
     - `slack`: $C$, in units of a squared distance. Default 0: the sharpest bound, and the fewest acceptances.
     - `relative`: whether `slack` is a multiple of $\lVert F(u_1) \rVert^2$ instead, so that it does not depend on the
       scale of the game. Default: no.
@@ -90,8 +90,8 @@ class EnergyGuard(AbstractOptimizer):
     At the end `solve` warns of proposals that were not finite (`state.num_nonfinite` counts them), and of a run in
     which none was accepted.
 
-    **Raises** `ValueError` for `alpha` that is not positive, a negative `slack`, another policy, and a problem without
-    a resolvent.
+    **Raises** `ValueError` for a `step_size` that is not positive, a negative `slack`, another policy, and a problem
+    without a resolvent.
 
     **Source:** J. Shen, X. Chen, H. Heaton, T. Chen, J. Liu, W. Yin, Z. Wang, *Learning a minimax optimizer: a pilot
     study*, ICLR 2021, Method 1 and Theorem 3.1. **Corrections:** in the energy (7) the factor is printed as $1/k$; the
@@ -105,7 +105,7 @@ class EnergyGuard(AbstractOptimizer):
     >>> import jax, nestax as nx
     >>> problem = nx.problems.BilinearGame.random(jax.random.key(0))
     >>> circling = nx.optimizers.Extragradient(-0.3)  # the wrong sign: diverges alone
-    >>> guard = nx.guards.EnergyGuard(circling, alpha=10.0)
+    >>> guard = nx.guards.EnergyGuard(circling, step_size=10.0)
     >>> solution = nx.solve(problem, guard, num_steps=500, key=jax.random.key(1))
     >>> all(bool(d < 0.1) for d in problem.distances(solution.players))
     True
@@ -122,7 +122,7 @@ class EnergyGuard(AbstractOptimizer):
     def __init__(
         self,
         proposal: AbstractOptimizer | optax.GradientTransformation,
-        alpha: float | Float[Array, ""],
+        step_size: float | Float[Array, ""],
         slack: float | Float[Array, ""] = 0.0,
         *,
         relative: bool = False,
@@ -130,7 +130,7 @@ class EnergyGuard(AbstractOptimizer):
         on_reject: AbstractStatePolicy | None = None,
     ):
         self.proposal = as_optimizer(proposal, "proposal")
-        self.implicit = Resolvent(alpha, resolvent)
+        self.implicit = Resolvent(step_size, resolvent)
         if isinstance(slack, int | float) and not 0 <= slack < float("inf"):
             raise ValueError(f"`slack`, the constant C, must be a finite number of at least 0, got {slack}.")
         self.slack = jnp.asarray(slack, float) if isinstance(slack, int | float) else slack
