@@ -40,12 +40,13 @@ def problems():
 
     batches = {name: nx.catalogue.by_name(f"{name}-mlp") for name in ("spirals", "digits")}
     fallbacks = {"spirals": nx.optimizers.decaying_sgd(3.0, 50_000.0), "digits": nx.optimizers.adam(0.03)}
-    out = {name: (problem, fallbacks[name], variants(True)) for name, problem in batches.items()}
+    # the state of plain gradient descent is a step count, so there is nothing to choose for it
+    out = {name: (problem, fallbacks[name], variants(True, name == "digits")) for name, problem in batches.items()}
     whole = nx.problems.Classifier(batches["digits"].dataset, batches["digits"].architecture, batch_size=None)
-    return {**out, "digits, all data": (whole, fallbacks["digits"], variants(False))}
+    return {**out, "digits, all data": (whole, fallbacks["digits"], variants(False, True))}
 
 
-def variants(noisy: bool):
+def variants(noisy: bool, stateful: bool):
     """Name -> an optimizer from the learned one and the fallback."""
     from nestax import guards
 
@@ -61,11 +62,10 @@ def variants(noisy: bool):
     out |= {f"num_steps={n}": safeguard(num_steps=n) for n in (1, 5, 20, 50)}
     if noisy:
         out |= {f"num_batches={m}": safeguard(num_batches=m) for m in (1, 3, 30)}
-    policies = (guards.Keep(), guards.Reset(), guards.Follow())
-    out |= {f"on_accept={type(policy).__name__}()": safeguard(on_accept=policy) for policy in policies}
-    policies = (guards.Restore(), guards.Follow())
-    out |= {f"on_reject={type(policy).__name__}()": safeguard(on_reject=policy) for policy in policies}
-    return out
+    if stateful:
+        policies = (guards.Keep(), guards.Reset(), guards.Follow())
+        out |= {f"on_accept={type(policy).__name__}()": safeguard(on_accept=policy) for policy in policies}
+    return out | {"on_reject=Follow()": safeguard(on_reject=guards.Follow())}
 
 
 def measure(problem, make, fallback, seeds: int) -> list[float]:
