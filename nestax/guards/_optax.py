@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._optax import as_gradient_optimizer
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, apply_updates, as_transformation
 from .._rollout import all_finite, select
-from .._tree import check_same_structure, common_dtype, norm
+from .._tree import cast_like, check_same_structure, common_dtype, norm
 from ._candidates import Candidate, Pair, begin, both, own_runs, runners, states_after
 from ._comparison import judge
 from ._rules import AbstractRule
@@ -33,7 +33,8 @@ class LoopState(eqx.Module):
     # of the run
     initial: Pair  # the first states, where a policy needs them
     in_step: Int[Array, ""]  # updates since the start of the step, which ends a block
-    at_params: Pair  # whose candidate the last decision took; both at the start
+    first: Bool[Array, ""]  # no update was made yet
+    accepted: Bool[Array, ""]  # the last decision
     scale: Float[Array, ""]  # the largest norm of a gradient so far
 
 
@@ -62,7 +63,8 @@ class LoopGuard(eqx.Module):
             position=jnp.array(0),
             initial=both(lambda policy, state: state if policy.needs_initial else None, self.policies, states),
             in_step=jnp.array(0),
-            at_params=Pair(jnp.array(True), jnp.array(True)),
+            first=jnp.array(True),
+            accepted=jnp.array(False),
             scale=jnp.zeros((), common_dtype(params, jnp.float32)),
         )
         # every leaf a buffer of its own, so that all can be donated
@@ -89,13 +91,13 @@ class LoopGuard(eqx.Module):
         fresh = state.position == 0
         scale = state.scale
 
-        def advance(runner, host, policy, candidate, at_params):
+        def advance(runner, host, policy, candidate):
             nonlocal scale
             if host:
                 return _advance(runner, params, candidate, updates, **{**extra, **functions})
             players = candidate.players if policy.runs_alone else select(fresh, params, candidate.players)
             value, gradients = jax.value_and_grad(value_fn)(players)
-            comparable = fresh & (at_params if policy.runs_alone else True)
+            comparable = state.first if policy.runs_alone else fresh  # where it is at `params`
             gradients, scale = check_gradients(updates, gradients, comparable, scale)
             return _advance(runner, players, candidate, gradients, value=value, grad=gradients, **functions)
 
@@ -105,7 +107,6 @@ class LoopGuard(eqx.Module):
             self.host,
             self.policies,
             state.candidates,
-            state.at_params,
         )
         position, in_step = state.position + 1, state.in_step + 1
         length = self.rule.max_multiple * self.rule.num_steps
@@ -126,7 +127,8 @@ class LoopGuard(eqx.Module):
                 position=jnp.zeros_like(position),
                 initial=state.initial,
                 in_step=in_step % length,
-                at_params=Pair(verdict.accept, ~verdict.accept),
+                first=jnp.zeros_like(state.first),
+                accepted=verdict.accept,
                 scale=scale,
             )
 
@@ -140,7 +142,8 @@ class LoopGuard(eqx.Module):
                 position=position,
                 initial=state.initial,
                 in_step=in_step,
-                at_params=state.at_params,
+                first=jnp.zeros_like(state.first),
+                accepted=state.accepted,
                 scale=scale,
             )
 
@@ -189,10 +192,9 @@ def check_gradients(
 
     **Returns** the gradients, and the largest norm so far.
     """
-    check_same_structure(given, own, "updates")
     scale = jnp.maximum(scale, jnp.where(comparable, norm(own), 0).astype(scale.dtype))
-    tolerance = max(4 * float(jnp.finfo(x.dtype).eps) ** 0.5 for x in jax.tree.leaves(own))
-    differ = norm(jax.tree.map(jnp.subtract, given, own)) > tolerance * scale
+    tolerance = max(4 * float(jnp.finfo(x.dtype).eps) ** 0.5 for x in jax.tree.leaves((own, given)))
+    differ = norm(jax.tree.map(jnp.subtract, cast_like(given, own), own)) > tolerance * scale
     return eqx.error_if(own, comparable & differ, _TRANSFORMED), scale
 
 

@@ -64,7 +64,7 @@ def train(guard, blocks, params, validation=lambda block: [block[N]]):
     for block in blocks:
         for t in range(N):
             params, state = step(params, state, block[t], block[N:])
-        accepted.append(bool(state.at_params.proposal))
+        accepted.append(bool(state.accepted))
     return params, accepted, state
 
 
@@ -106,7 +106,7 @@ def test_the_same_safeguard_within_a_step_of_either_guard(key):
     for t in range(10 * N):
         params, state = step(params, state)
         if t % N == N - 1:
-            accepted.append(float(state.at_params.proposal))
+            accepted.append(float(state.accepted))
     assert accepted == solution.info.aux.accepted.tolist()
     assert set(accepted) == {0.0, 1.0}
     assert_close(params, solution.players, rtol=1e-9)
@@ -182,6 +182,18 @@ def test_gradients_that_were_transformed_before_are_refused(name, before):
 
     with pytest.raises(RuntimeError, match=r"optax.chain\(optax.clip\(1.0\), learned.as_optax\(\)\)"):
         jax.block_until_ready(step(params, state))
+
+
+def test_a_run_of_its_own_in_a_rejected_guard_is_not_taken_for_a_transformation():
+    """The inner guard takes its fallback, the outer one goes elsewhere: there the gradients do differ, and should."""
+    inner = LossGuard(optax.sgd(-0.1), optax.sgd(0.01), rule=Blocks(1), on_accept=Own())
+    guard = LossGuard(inner, optax.sgd(0.3), rule=Blocks(1)).as_optax()
+    params: Any = jnp.ones(3)
+    state = guard.init(params)
+    for _ in range(3):
+        updates, state = guard.update(jax.grad(quadratic)(params), state, params, value_fn=quadratic)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, 0.7**3, rtol=1e-12)
 
 
 def test_what_transforms_gradients_goes_inside():
