@@ -172,7 +172,11 @@ class CostToTolerance(AbstractScore):
         reached = jnp.log(jnp.maximum(cost_at(costs, time), 1))
         factor = end / jnp.maximum(goal, jnp.finfo(values.dtype).tiny)
         missing = jnp.log(jnp.where(jnp.isfinite(factor), jnp.maximum(factor, 1), jnp.inf))
-        return jnp.where(jnp.isfinite(time), reached, jnp.log(self.penalty * costs[-1].astype(values.dtype)) + missing)
+        return jnp.where(
+            jnp.isfinite(time),
+            reached,
+            jnp.log(self.penalty * jnp.maximum(costs[-1], 1).astype(values.dtype)) + missing,
+        )
 
     def diverged(self, values: Float[Array, " times"]) -> Bool[Array, ""]:
         return diverged(values)

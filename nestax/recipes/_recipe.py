@@ -25,6 +25,7 @@ class Trial:
     cell: str  # its name
     seed: int  # distinct for each repetition; the same for all cells
     repetition: int = 0  # 0, 1, ...
+    run_seed: int = 0  # of the whole run of the recipe, for what all repetitions share
     folder: Path = Path()  # of this trial alone, for a training
     progress: bool = False  # whether to show some
     results: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)  # of all cells before this one

@@ -128,9 +128,8 @@ class _Session:
                 self.seconds += stored["seconds"]
                 return stored["result"]
         console.print(f"{at}  {name}, seed {seed}", highlight=False)
-        trial = Trial(
-            self.protocol, name, seed, repetition, place / str(repetition), self.progress, results, self._once
-        )
+        at_it = (seed, repetition, self.seed, place / str(repetition))
+        trial = Trial(self.protocol, name, *at_it, self.progress, results, self._once)
         started, self.elsewhere = time.monotonic(), 0.0
         try:
             result = plain(self.recipe.measure(trial, **arguments), self.recipe.digits)

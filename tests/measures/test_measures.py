@@ -176,6 +176,8 @@ def test_cost_to_tolerance_is_its_formula(unchecked):
         (stays, NAN, np.inf),
     ):
         assert score_of(score, values) == pytest.approx(expected, rel=1e-9)
+    without_gradients = stays(slow, np.zeros(11, int))  # implicit methods count resolvents
+    assert float(without_gradients) == pytest.approx(np.log(0.5 / 1e-4 / 1.5), rel=1e-9)
     with pytest.raises(ValueError, match="`unit` must be"):
         measures.CostToTolerance(unit="seconds")  # pyright: ignore[reportArgumentType]
 

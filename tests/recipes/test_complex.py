@@ -200,7 +200,9 @@ def test_statistics_are_those_of_the_table():
 
 def test_only_the_discriminator_has_momentum():
     """With a constant gradient the discriminator's steps are Re of the partial sums of β^k, the generator's are 1."""
-    generator, discriminator = gan_images.players_optimizers(1e-3, 0.8, 0.125).optimizers
+    both = gan_images.players_optimizers(1e-3, 0.8, 0.125).optimizers
+    assert isinstance(both, tuple)
+    generator, discriminator = both
     params, beta = jnp.zeros(3), 0.8 * np.exp(0.125j * np.pi)
     for optimizer, expected in ((generator, [1.0, 1.0]), (discriminator, [1.0, 1.0 + beta.real])):
         state = optimizer.init_update(params)

@@ -54,12 +54,12 @@ def minimize(
         lambda x: rates(x.T),
         bounds,
         strategy="currenttobest1bin",
-        init=start,
+        init=start,  # pyright: ignore[reportArgumentType] (its stub says str)
         mutation=(0.3, 0.9),
         recombination=0.9,
         maxiter=400,
         tol=0,
-        atol=1e-12,
+        atol=1e-12,  # pyright: ignore[reportArgumentType] (its stub says int)
         polish=False,
         updating="deferred",
         vectorized=True,

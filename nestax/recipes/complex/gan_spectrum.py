@@ -142,7 +142,7 @@ def smallest(of: Callable[[float, float], float], *keys: str) -> Callable[[Metri
 
     def value(metrics: Metrics) -> Any:
         found = {key: min(float(f"{of(*pair):.4g}") for pair in ends(metrics, key)) for key in keys}
-        return found if len(keys) > 1 else found[keys[0]]
+        return found if len(keys) > 1 else next(iter(found.values()))
 
     return value
 

@@ -1,26 +1,24 @@
-"""What the comparisons of learned with classical game optimizers share: games, tuning, measures, tables, plots."""
+"""Shared parts of the comparisons of learned with classical game optimizers: games, tuning, training, summaries."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
-import matplotlib.figure
 import numpy as np
+import optax
 from jaxtyping import Float
 
-from ... import evaluation, learned, meta
-from ..._family import AbstractFamily, Instances
-from ..._optax import AnyOptimizer
+from ... import evaluation, learned, measures, meta
+from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
-from ..._storage import save_figure
 from ...evaluation import GameRuns
-from ...measures import AbstractScore, Proportion, cost_at, first_below, success_rates, tail
-from .._cache import cached
-from ._seesaw import for_run
+from ...measures import cost_at, first_below, success_rates, tail
+from .._recipe import Trial
+from ._seesaw import for_run, settings
 
 
 def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractProblem:
@@ -28,55 +26,65 @@ def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractP
     return jax.vmap(make)(jax.random.split(jax.random.key(seed), num))
 
 
-def tune(
-    name: str,
-    make: Callable[..., AnyOptimizer],
+def thin(values: tuple[float, ...], num: int | None) -> tuple[float, ...]:
+    """At most so many of the values, evenly spread."""
+    if num is None or len(values) <= num:
+        return values
+    return tuple(values[round(i * (len(values) - 1) / max(num - 1, 1))] for i in range(num))
+
+
+def tuned(
+    make: Callable[..., Any],
     grid: Mapping[str, tuple[float, ...]],
     games: AbstractProblem,
-    path: Path,
-    protocol: dict[str, Any],
+    num_points: int | None,
     *,
-    num_steps: int,
     seed: int,
-    num_starts: int,
-    score: AbstractScore | None = None,
-) -> dict[str, Any]:
-    """The best point of a grid on validation games, and which of its values are at an edge. Kept in a file."""
-
-    def search() -> dict[str, Any]:
-        found = evaluation.tune(
-            Instances(games),
-            make,
-            grid,
-            num_steps=num_steps,
-            key=jax.random.key(seed),
-            num_seeds=num_starts,
-            score=score,
-        )
-        return {
-            "best": found.best(),
-            "at_edge": list(found.at_edge()),
-            "score": round(float(found.mean_scores().min()), 6),
-        }
-
-    return cached(path / f"{name}.json", {**protocol, "grid": {k: list(v) for k, v in grid.items()}}, search)
+    **how: Any,
+) -> tuple[AbstractOptimizer, dict[str, Any]]:
+    """The optimizer at the best point of a thinned grid on validation games, and the record of the search."""
+    points = {name: thin(values, num_points) for name, values in grid.items()}
+    found = evaluation.tune(Instances(games), make, points, key=jax.random.key(seed), **how)
+    return make(**found.best()), {"best": found.best(), "at_edge": list(found.at_edge())}
 
 
-def train(
-    optimizer: learned.AbstractLearnedOptimizer,
-    tasks: AbstractFamily,
-    settings: Mapping[str, Any],
-    seed: int,
-    folder: Path,
-    progress: bool,
+def trained(
+    trial: Trial, kind: str, sample: Callable, seed: int, epochs: int, num_tasks: int, num_runs: int, folder: Any
 ) -> learned.AbstractLearnedOptimizer:
-    """Trained, or what an earlier call left in the folder."""
-    key = jax.random.key(seed)
-    return meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=progress, **settings).optimizer
+    """`TwinLSTM` by its default recipe, or `TwinKrylov` as in `twin/beyond`, on fresh games in random units."""
+    key, krylov = jax.random.key(seed), kind == "krylov"
+    how = settings(meta.twin_training(), (100, epochs), num_tasks, 5, num_runs=num_runs, horizon=300)
+    if krylov:
+        score = measures.CostToTolerance(unit="steps", arrival="first")
+        rate = optax.cosine_decay_schedule(1e-3, epochs)
+        how |= {
+            "schedule": ((40, epochs),),
+            "unroll": 40,
+            "num_tasks": max(num_tasks // 4, 1),
+            "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+            "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
+            "validation": dataclasses.replace(how["validation"], horizon=60, score=score),
+        }
+    # the differences of gradients that TwinKrylov lives on are rough in float32
+    with jax.enable_x64(krylov or jax.config.jax_enable_x64):
+        optimizer = (learned.TwinKrylov if krylov else learned.TwinLSTM)(key=key)
+        tasks = meta.RandomGameScale(FromSampler(sample))
+        run = meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=trial.progress, **how)
+    return run.optimizer
+
+
+def measure_on(
+    games: AbstractProblem, optimizer: AbstractOptimizer, tolerances: tuple[float, ...], *, seed: int, **how: Any
+) -> dict[str, Any]:
+    """Runs on test games, summarized, with the wall-clock of a step of a single run."""
+    optimizer, key = for_run(optimizer, how["num_steps"]), jax.random.key(seed)
+    runs = evaluation.run_games(games, optimizer, key=key, **how)
+    first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)
+    return {**summarize(runs, tolerances), "seconds_per_step": evaluation.seconds_per_step(first, optimizer, key)}
 
 
 def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
-    """Runs as JSON values: distances along the way, where they end, success rates, and the cost of getting there."""
+    """Distances along the way, where they end, success rates, and the cost of getting there."""
     joint = runs.joint.reshape(-1, runs.joint.shape[-1])
     times = np.unique(np.geomspace(1, joint.shape[1] - 1, 60).round().astype(int))
     finite = np.where(np.isfinite(joint), joint, np.inf)
@@ -84,30 +92,28 @@ def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
     success = success_rates(runs.distances, runs.magnitudes)
     with np.errstate(divide="ignore", over="ignore"):
         geometric = np.exp(np.log(np.maximum(finite[:, times], 1e-300)).mean(axis=0))
+    rates = {"sr1": success.accuracy_rate["joint"], "sr2": success.stability_rate["joint"]}
     out: dict[str, Any] = {
-        "times": times.tolist(),
-        "geometric_mean": _numbers(geometric),
-        "mean": _numbers(finite[:, times].mean(axis=0)),
-        "tail_mean": number(end.mean()),
-        "tail_median": number(np.median(end)),
-        "tail_geometric_mean": number(np.exp(np.log(np.maximum(end, 1e-300)).mean())),
-        "sr1": rate_cell(success.accuracy_rate["joint"]),
-        "sr2": rate_cell(success.stability_rate["joint"]),
-        "diverged": round(float(np.mean(~(finite[:, -1] <= finite[:, 0]))), 6),
+        "times": times,
+        "geometric_mean": geometric,
+        "tail_mean": end.mean(),
+        "tail_median": np.median(end),
+        "tail_geometric_mean": np.exp(np.log(np.maximum(end, 1e-300)).mean()),
+        **{n: {"rate": 100 * r.rate, "interval": [round(100 * x, 2) for x in r.interval]} for n, r in rates.items()},
+        "diverged": np.mean(~(finite[:, -1] <= finite[:, 0])),
         "reach": {},
     }
     if runs.info.aux is not None and hasattr(runs.info.aux, "accepted"):
-        used = np.asarray(runs.info.aux.accepted)
-        out["accepted"] = round(float(np.nanmean(used)), 4)
+        out["accepted"] = np.nanmean(np.asarray(runs.info.aux.accepted))
     for tolerance in tolerances:
         reached = first_below(runs.joint, tolerance)
-        costs = {"iterations": reached}
-        costs["gradients"] = cost_at(runs.num_gradients, reached)
-        costs["resolvents"] = cost_at(runs.num_resolvents, reached)
-        out["reach"][f"{tolerance:g}"] = {
-            "share": round(float(np.mean(np.isfinite(reached))), 6),
-            **{name: [number(q) for q in quantiles(cost)] for name, cost in costs.items()},
+        costs = {
+            "iterations": reached,
+            "gradients": cost_at(runs.num_gradients, reached),
+            "resolvents": cost_at(runs.num_resolvents, reached),
         }
+        found = {name: quantiles(cost) for name, cost in costs.items()}
+        out["reach"][f"{tolerance:g}"] = {"share": np.mean(np.isfinite(reached)), **found}
     return out
 
 
@@ -117,64 +123,20 @@ def quantiles(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
     return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])
 
 
-def rate_cell(rate: Proportion) -> dict[str, Any]:
-    """In percent."""
-    return {"rate": round(100 * rate.rate, 4), "interval": [round(100 * end, 2) for end in rate.interval]}
+def cells_of(values: list[float | None]) -> str:
+    """Median and 90th percentile for a table; what is not reached is infinite."""
+    return " / ".join("∞" if v is None else f"{v:.0f}" for v in values)
 
 
-def number(value: float) -> float | None:
-    """With five digits; `None` where it is not finite."""
-    return float(f"{value:.5g}") if np.isfinite(value) else None
+def best_of(result: dict[str, Any]) -> str:
+    """Tuned hyperparameters for a table, with a star at the edge of the grid."""
+    tuned = result.get("tuned", {"best": {}, "at_edge": []})
+    return ", ".join(f"{k} {v:g}{'*' if k in tuned['at_edge'] else ''}" for k, v in tuned["best"].items())
 
 
-def _numbers(values: Any) -> list[float | None]:
-    return [number(v) for v in values]
-
-
-def cell(value: float | None, form: str = ".3g") -> str:
-    """A number for a table; an infinite one as such."""
-    return "∞" if value is None else format(value, form)
-
-
-def infinite(value: float | None) -> float:
-    """`None` as infinity, to compare with."""
-    return math.inf if value is None else value
-
-
-def measure_on(
-    games: AbstractProblem,
-    optimizer: AbstractOptimizer,
-    *,
-    num_steps: int,
-    num_starts: int,
-    seed: int,
-    tolerances: tuple[float, ...],
-) -> dict[str, Any]:
-    """Runs on test games, summarized, with the wall-clock of a step of a single run."""
-    optimizer = for_run(optimizer, num_steps)
-    key = jax.random.key(seed)
-    runs = evaluation.run_games(games, optimizer, num_steps=num_steps, key=key, num_starts=num_starts)
-    first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)
-    seconds = evaluation.seconds_per_step(first, optimizer, key)
-    return {**summarize(runs, tolerances), "seconds_per_step": number(seconds)}
-
-
-def plot(
-    panels: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Mapping[str, str], path: Path, floor: float = 1e-12
-) -> None:
-    """One panel per family of games: geometric means of the distance over iterations."""
-    figure = matplotlib.figure.Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
-    axes_row = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, methods) in zip(axes_row, panels.items()):
-        for i, (name, result) in enumerate(methods.items()):
-            values = np.array([np.nan if v is None else max(v, floor) for v in result["geometric_mean"]])
-            axes.plot(result["times"], values, "-" if i < 10 else "--", label=names[name], linewidth=1.5)
-        axes.set_title(title)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("iterations")
-        axes.grid(True, which="major", alpha=0.3)
-        axes.set_ylim(floor / 3, 1e2)
-    axes_row[0].set_ylabel("distance to the saddle set, geometric mean")
-    axes_row[0].legend(fontsize=7)
-    save_figure(path, figure)
+def curves(results: dict[str, Any]) -> dict[str, Any]:
+    """Panels for `lines`: geometric means of the distance over iterations, by family of games and method."""
+    return {
+        family: {method: (r["times"], r["geometric_mean"]) for method, r in methods.items()}
+        for family, methods in results.items()
+    }

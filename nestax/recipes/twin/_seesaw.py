@@ -1,7 +1,6 @@
 """Shared parts of the recipes on Seesaw: training by variant, the test set, success rates and their table cells."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,21 @@ PAPER: dict[str, tuple[tuple[float | int, float | int], ...]] = {
 """Table 1 of Shen et al. (2021): SR1 and SR2 in percent on the ranges 1 to 7."""
 
 
-def as_json(protocol: Any) -> dict[str, Any]:
-    """A protocol as it comes back from a file, to compare with one."""
-    return json.loads(json.dumps(dataclasses.asdict(protocol)))
-
-
 def seesaw(number: int) -> FromSampler:
     """Fresh Seesaw problems of one of the seven ranges. The intervals are arrays, so that all share a compilation."""
     intervals = {name: jnp.asarray(interval, float) for name, interval in catalogue.SEESAW_RANGES[number].items()}
     return FromSampler(problems.Seesaw.random, **intervals)
 
 
-def test_runs(
-    optimizer: AbstractOptimizer, number: int, num_instances: int, num_starts: int, num_steps: int, seed: int
-) -> GameRuns:
-    """Runs on the test instances of a range: the same ones, from the same starts, for every optimizer."""
+def test_runs(optimizer: AbstractOptimizer, number: int, protocol: Any, seed: int) -> GameRuns:
+    """Runs on the test instances of a range: the same ones, from the same starts, for every optimizer.
+
+    The `protocol` has `num_instances`, `num_starts` and `num_steps`.
+    """
     instance_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1_000 + number))
-    games = jax.vmap(seesaw(number))(jax.random.split(instance_key, num_instances))
-    optimizer = for_run(optimizer, num_steps)
-    return run_games(games, optimizer, num_steps=num_steps, key=start_key, num_starts=num_starts)
+    games = jax.vmap(seesaw(number))(jax.random.split(instance_key, protocol.num_instances))
+    optimizer = for_run(optimizer, protocol.num_steps)
+    return run_games(games, optimizer, num_steps=protocol.num_steps, key=start_key, num_starts=protocol.num_starts)
 
 
 def for_run(optimizer: AbstractOptimizer, num_steps: int) -> AbstractOptimizer:
@@ -52,33 +47,36 @@ def for_run(optimizer: AbstractOptimizer, num_steps: int) -> AbstractOptimizer:
 
 
 def rates(runs: GameRuns) -> dict[str, Any]:
-    """SR1 and SR2 in percent with intervals, per player too; the largest coordinate; JSON values."""
+    """SR1 and SR2 in percent with intervals, per player too; the largest coordinate."""
     success = success_rates(runs.distances, runs.magnitudes)
-    out: dict[str, Any] = {"largest": float(runs.magnitudes.max())}
+    out: dict[str, Any] = {"largest": runs.magnitudes.max()}
     for name, of in (("sr1", success.accuracy_rate), ("sr2", success.stability_rate)):
-        for which, rate in of.items():
-            key = name if which == "joint" else f"{name}_{which}"
-            out[key] = round(100 * rate.rate, 4)
-            if which == "joint":
-                out[f"{name}_interval"] = [round(100 * end, 2) for end in rate.interval]
+        out |= {name if which == "joint" else f"{name}_{which}": 100 * rate.rate for which, rate in of.items()}
+        out[f"{name}_interval"] = [round(100 * end, 2) for end in of["joint"].interval]
     return out
+
+
+def settings(
+    preset: dict[str, Any], schedule: tuple[int, int], num_tasks: int, every: int, **validation: Any
+) -> dict[str, Any]:
+    """Published settings of a training with another schedule (steps, epochs), number of tasks, and validation."""
+    changed = dataclasses.replace(preset["validation"], every=min(every, schedule[1]), **validation)
+    return preset | {"schedule": (schedule,), "num_tasks": num_tasks, "validation": changed}
 
 
 def train_twin(
     variant: str,
     tasks: AbstractFamily,
     seed: int,
-    settings: Mapping[str, Any],
+    how: Mapping[str, Any],
     folder: Path,
     progress: bool = False,
     **changes: Any,
 ) -> meta.MetaTraining:
     """A `TwinLSTM` in a published variant, with `changes` of its arguments, trained with these settings."""
-    arguments = {**learned.PRESETS[variant].arguments, **changes}
-    optimizer = learned.TwinLSTM(**arguments, key=jax.random.key(seed))
-    return meta.train(
-        optimizer, tasks, key=jax.random.key(seed), run=folder, resume=True, progress=progress, **settings
-    )
+    key = jax.random.key(seed)
+    optimizer = learned.TwinLSTM(**{**learned.PRESETS[variant].arguments, **changes}, key=key)
+    return meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=progress, **how)
 
 
 def fixed_instances(number: int, num: int, seed: int) -> Instances:
@@ -90,9 +88,3 @@ def cell(values: Mapping[str, Any] | tuple[float | int, float | int]) -> str:
     """`SR1/SR2`, as printed."""
     first, second = (values["sr1"], values["sr2"]) if isinstance(values, Mapping) else values
     return f"{first:g}/{second:g}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,17 +1,16 @@
 """Meta-objectives on Seesaw, and what makes the objective-based reward train at all."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optax
 
 from ... import measures, meta
-from .._cache import cached
-from .._recipe import Claim, Metrics, Recipe
-from ._picture import points
-from ._seesaw import as_json, cell, fixed_instances, rates, seesaw, table, test_runs, train_twin
+from .._claims import Metrics, at_least, below, claims
+from .._plots import lines
+from .._recipe import Recipe, Results, Trial
+from ._seesaw import cell, fixed_instances, rates, seesaw, settings, test_runs, train_twin
 
 _OWN, _LITERAL = meta.ObjectiveReward(own_variable=True), meta.ObjectiveReward(own_variable=False)
 _LITERAL_RULE = {"horizon": 100, "state_rescale": 1.0, "initial_noise": 0.0, "warmup_fraction": 0.0}
@@ -46,7 +45,7 @@ VARIANTS: dict[str, tuple[meta.AbstractMetaObjective, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How the variants are compared. A step is one update of both players."""
+    """The settings of the comparison. A step is one update of both players."""
 
     variants: tuple[str, ...] = tuple(VARIANTS)
     number: int = 1  # the range of Seesaw
@@ -54,7 +53,7 @@ class Protocol:
     num_steps: int = 1_000  # steps per test run
     num_instances: int = 100
     num_starts: int = 5
-    seeds: int = 3
+    num_seeds: int = 3
     horizon: int = 100  # steps per training run
     unroll: int = 10  # steps, as published
     epochs: int = 60  # 600 meta-updates
@@ -62,129 +61,90 @@ class Protocol:
     num_tasks: int = 128  # fixed instances, all in every update
 
 
-def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Trains every variant with every seed, and tests the selected and the last weights."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    meta_optimizer = optax.adam(protocol.learning_rate)
-    for index, name in enumerate(protocol.variants):
-        objective, changes = VARIANTS[name]
-        rows[name] = []
-        for s in range(seed, seed + protocol.seeds):
-
-            def one(s=s, index=index, objective=objective, changes=changes):
-                settings = {
-                    **meta.twin_paper_training(),
-                    "schedule": ((protocol.horizon, protocol.epochs),),
-                    "unroll": protocol.unroll,
-                    "num_tasks": protocol.num_tasks,
-                    "meta_loss": objective,
-                    "meta_optimizer": meta_optimizer,
-                    "validation": meta.Validation(
-                        every=min(10, protocol.epochs),
-                        horizon=protocol.num_steps,
-                        num_runs=64,
-                        score=measures.SuccessRate(),
-                        tasks=seesaw(protocol.number),
-                    ),
-                }
-                tasks = fixed_instances(protocol.number, protocol.num_tasks, s)
-                where = folder / f"{index}-{s}"
-                arguments = {"hidden_sizes": protocol.hidden_sizes, **changes}
-                trained = train_twin("twin-paper", tasks, s, settings, where, progress, **arguments)
-                tested = {"selected": _tested(trained.optimizer, protocol, seed)}
-                return {**tested, "last": _tested(trained.last, protocol, seed), "skipped": trained.num_skipped}
-
-            rows[name].append(cached(folder / f"{index}-{s}.json", as_json(protocol), one))
-    labels = [f"seed {s}" for s in range(seed, seed + protocol.seeds)]
-    shown = {name: [r["selected"]["sr1"] for r in seeds] for name, seeds in rows.items()}
-    points(folder / "rewards.png", labels, shown, "SR1 in percent")
-    return {"rows": rows, "tables": [{"title": TITLE, "markdown": _markdown(rows)}]}
+def measure(trial: Trial, variant: str) -> dict[str, Any]:
+    """One variant, trained, with the selected and with the last weights."""
+    p: Protocol = trial.protocol
+    objective, changes = VARIANTS[variant]
+    score = measures.SuccessRate()
+    validation: dict[str, Any] = {"horizon": p.num_steps, "num_runs": 64, "score": score, "tasks": seesaw(p.number)}
+    how = settings(meta.twin_paper_training(), (p.horizon, p.epochs), p.num_tasks, 10, **validation)
+    how |= {"unroll": p.unroll, "meta_loss": objective, "meta_optimizer": optax.adam(p.learning_rate)}
+    tasks = fixed_instances(p.number, p.num_tasks, trial.seed)
+    arguments = {"hidden_sizes": p.hidden_sizes, **changes}
+    trained = train_twin("twin-paper", tasks, trial.seed, how, trial.folder, trial.progress, **arguments)
+    which = {"selected": trained.optimizer, "last": trained.last}
+    tested_ones = {name: tested(optimizer, p, trial.run_seed) for name, optimizer in which.items()}
+    return {**tested_ones, "skipped": trained.num_skipped}
 
 
-TITLE = "SR1/SR2 in percent on range 1, per seed: selected by validation; after the last epoch (median tail distance)"
+def tested(optimizer: Any, protocol: Protocol, seed: int) -> dict[str, Any]:
+    runs = test_runs(optimizer, protocol.number, protocol, seed)
+    end = measures.tail(runs.joint, 0.2)
+    return {**rates(runs), "median_tail": np.median(np.where(np.isfinite(end), end, np.inf).mean(axis=-1))}
 
 
-def _tested(optimizer, protocol: Protocol, seed: int) -> dict[str, Any]:
-    runs = test_runs(optimizer, protocol.number, protocol.num_instances, protocol.num_starts, protocol.num_steps, seed)
-    tail = runs.joint[..., round(0.8 * protocol.num_steps) :]
-    median = float(np.median(np.where(np.isfinite(tail), tail, np.inf).mean(axis=-1)))
-    return {**rates(runs), "median_tail": float(f"{median:.3g}") if np.isfinite(median) else None}
+def summarize(results: Results) -> Metrics:
+    return {"rows": dict(results)}
 
 
-def _markdown(rows: dict[str, list[dict[str, Any]]]) -> str:
-    def one(row):
-        tail = row["last"]["median_tail"]
-        return f"{cell(row['selected'])}; {cell(row['last'])} ({'inf' if tail is None else f'{tail:.1g}'})"
+def tables(metrics: Metrics) -> dict[str, Any]:
+    def text(row: dict[str, Any]) -> str:
+        end = row["last"]["median_tail"]
+        return f"{cell(row['selected'])}; {cell(row['last'])} ({'inf' if end is None else f'{end:.1g}'})"
 
-    num = max(map(len, rows.values()))
-    lines = [[name, *map(one, seeds)] for name, seeds in rows.items()]
-    return table(["", *(f"seed {i}" for i in range(num))], lines)
-
-
-def _rates(metrics: Metrics, *names: str, which: str = "selected") -> dict[str, list[float]]:
-    return {n: [r[which]["sr1"] for r in metrics["rows"][n]] for n in names if n in metrics["rows"]}
+    rows = {name: {f"seed {i}": text(row) for i, row in enumerate(seeds)} for name, seeds in metrics["rows"].items()}
+    title = (
+        "SR1/SR2 in percent on range 1, per seed: selected by validation; after the last epoch (median tail distance)"
+    )
+    return {title: rows}
 
 
-def _apart(better: list[float], worse: list[float]) -> bool:
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
+    panel = {name: (range(len(row)), [one["selected"]["sr1"] for one in row]) for name, row in metrics["rows"].items()}
+    return {"rewards": lines({"": panel}, ("seed", "SR1 in percent"), style="o-")}
+
+
+def sr1(*names: str, which: str = "selected") -> Any:
+    """SR1 per seed, by variant; `None` if one was not run."""
+    return lambda metrics: {name: [row[which]["sr1"] for row in metrics["rows"][name]] for name in names}
+
+
+def apart(value: dict[str, list[float]]) -> bool:
+    better, worse = value.values()
     return min(better) > max(worse) + 20
 
 
-_CRUTCHES = (
+CRUTCHES = (
     "eq. 4 own variable",
     "own variable, detached iterates",
     "own variable, steps bounded by 0.1",
     "own variable, sign warm-up",
 )
-
-CLAIMS = (
-    Claim(
-        id="A1",
-        statement="Reward (4) taken literally does not train.",
-        published="eq. 4 is the default, and works",
-        value=lambda m: _rates(m, "eq. 4 literal"),
-        holds=lambda value: bool(value) and all(max(v) < 50 for v in value.values()),
-        tolerance="SR1 of the selected weights below 50% for every seed.",
-    ),
-    Claim(
-        id="A2",
-        statement="Own variable, detached iterates, bounded steps, or a warm-up: none of them alone makes it train.",
-        published="none",
-        value=lambda m: _rates(m, *_CRUTCHES),
-        holds=lambda value: bool(value) and all(max(v) < 50 for v in value.values()),
-        tolerance="SR1 of the selected weights below 50% for every seed.",
-    ),
-    Claim(
-        id="A3",
-        statement="Taking the memory away (own variable, states times 1e-4) does.",
-        published="none; in the released code",
-        value=lambda m: _rates(m, "own variable, memoryless"),
-        holds=lambda value: bool(value) and all(min(v) >= 99 for v in value.values()),
-        tolerance="SR1 of the selected weights at least 99% for every seed.",
-    ),
-    Claim(
-        id="A4",
-        statement="With the gradient-based reward (38) the network fails where it succeeds with (4).",
-        published="Figure A6: with (38) x diverges on test instances",
-        value=lambda m: _rates(m, "own variable, memoryless", "eq. 38 (gradient-based), memoryless"),
-        holds=lambda value: len(value) == 2 and _apart(*value.values()),
-        tolerance="SR1 of every seed at least 20 points below that of every seed with (4), otherwise alike.",
-    ),
-    Claim(
-        id="A5",
-        statement="The Nikaido-Isoda reward (39) breaks training.",
-        published="A6: it explodes",
-        value=lambda m: _rates(m, "eq. 39 (Nikaido-Isoda), memoryless"),
-        holds=lambda value: bool(value) and all(max(v) < 50 for v in value.values()),
-        tolerance="SR1 of the selected weights below 50% for every seed.",
-    ),
-    Claim(
-        id="A6",
-        statement="The default rule trains stably on the relative gradient norm: no early stopping is needed.",
-        published="none",
-        value=lambda m: _rates(m, "relative gradient norm, default rule", which="last"),
-        holds=lambda value: bool(value) and all(min(v) >= 99 for v in value.values()),
-        tolerance="SR1 after the last epoch at least 99% for every seed.",
-    ),
+PAIR = ("own variable, memoryless", "eq. 38 (gradient-based), memoryless")
+CLAIMS = claims(
+    """
+    A1 | ours | Reward (4) taken literally does not train. | eq. 4 is the default, and works | SR1 of the selected
+        weights, for every seed; says little while the positive control A3 fails
+    A2 | ours | Own variable, detached iterates, bounded steps, or a warm-up: none of them alone makes it train. | none
+        | SR1 of the selected weights, for every seed; as A1
+    A3 | control | Taking the memory away (own variable, states times 1e-4) does. | none; in the released code | SR1 of
+        the selected weights, for every seed
+    A4 | published | With the gradient-based reward (38) the network fails where it succeeds with (4). | Figure A6: with
+        (38) x diverges on test instances | SR1 of every seed at least 20 points below that of every seed with (4),
+        otherwise alike
+    A5 | published | The Nikaido-Isoda reward (39) breaks training. | A6: it explodes | SR1 of the selected weights, for
+        every seed; as A1
+    A6 | ours | The default rule trains stably on the relative gradient norm: no early stopping is needed. | none | SR1
+        after the last epoch, for every seed
+    """,
+    {
+        "A1": (sr1("eq. 4 literal"), below(50), {"eq. 4 literal": [0.0, 60.0]}),
+        "A2": (sr1(*CRUTCHES), below(50), {"eq. 4 own variable": [0.0, 60.0]}),
+        "A3": (sr1(PAIR[0]), at_least(99), {PAIR[0]: [100.0, 40.0]}),
+        "A4": (sr1(*PAIR), apart, {PAIR[0]: [90.0, 40.0], PAIR[1]: [30.0]}),
+        "A5": (sr1("eq. 39 (Nikaido-Isoda), memoryless"), below(50), {"eq. 39": [60.0]}),
+        "A6": (sr1("relative gradient norm, default rule", which="last"), at_least(99), {"default": [100.0, 98.0]}),
+    },
 )
 
 RECIPE = Recipe(
@@ -192,29 +152,15 @@ RECIPE = Recipe(
     title="Meta-objectives for learned minimax optimizers, and what makes the published one train",
     source="Shen et al. 2021, appendix A6",
     scales={
-        "smoke": Protocol(
-            variants=("eq. 4 literal", "relative gap, default rule"),
-            hidden_sizes=(2,),
-            num_steps=10,
-            num_instances=2,
-            num_starts=1,
-            seeds=1,
-            horizon=2,
-            unroll=2,
-            epochs=1,
-            num_tasks=2,
-        ),
+        "smoke": Protocol(("eq. 4 literal",), 1, (2,), 5, 2, 1, 1, 2, 2, 1, num_tasks=2),
         "laptop": Protocol(),
-        "paper": Protocol(hidden_sizes=(50, 50), epochs=200, seeds=8),
+        "paper": Protocol(hidden_sizes=(50, 50), epochs=200, num_seeds=8),
     },
-    run=run,
+    axes=("variants",),
+    cells=lambda protocol: {name: {"variant": name} for name in protocol.variants},
+    measure=measure,
+    summarize=summarize,
+    tables=tables,
+    pictures=pictures,
     claims=CLAIMS,
-    notes=(
-        "All variants start from the paper's network and differ by what their names say. Selected: the weights with "
-        "the best success rates on validation problems, every 10 epochs. Reward (4) is unbounded below: its value "
-        "falls on while the distances grow. A memory lets the network schedule swings from which both players gain; "
-        "a map without memory cannot. That is a reading of the table, not separately tested. At laptop scale there "
-        "are 600 meta-updates, where the released code makes 2,000; the memoryless variant has then found its way "
-        "with one seed of three only."
-    ),
 )

@@ -1,11 +1,59 @@
-"""The recipes on learned minimax optimizers: their games, their counts, and claims that can fail."""
+"""The recipes on learned minimax optimizers: their games, their summaries, and what their claims compare."""
+
+import math
 
 import jax
 import numpy as np
 import pytest
 
-from nestax import recipes
-from nestax.recipes.twin import _beyond_games as games, ablation, beyond, rewards, table_1
+from nestax import Instances, evaluation, optimizers, problems
+from nestax.recipes.twin import _beyond_games as games, beyond, safeguard, table_1
+from nestax.recipes.twin._compare import draw, quantiles, summarize
+
+
+def test_steps_to_reach():
+    """Gradient descent on a (x^2 - y^2) with a = 1/2 halves the distance per step."""
+    games = jax.vmap(lambda a: problems.Saddle(a, a))(np.full(3, 0.5))
+    key, tolerance = jax.random.key(0), 1e-3
+    starts = jax.vmap(lambda g, k: g.init(k))(
+        games, jax.vmap(lambda k: jax.random.split(k, 3)[0])(jax.random.split(key, (3, 1))[:, 0])
+    )
+    steps = np.ceil(np.log2(np.hypot(*starts) / tolerance))
+    grid, score = {"learning_rate": (0.5, 0.0)}, safeguard.steps_to_reach(tolerance)
+    search = evaluation.tune(Instances(games), optimizers.sgd, grid, num_steps=20, key=key, score=score)
+    stuck = math.log(40) + np.log(np.hypot(*starts) / tolerance).mean()  # the distance does not change
+    np.testing.assert_allclose(search.mean_scores(), [np.log(steps).mean(), stuck], rtol=1e-9)
+
+
+def test_a_summary_by_hand():
+    games = jax.vmap(lambda a: problems.Saddle(a, a))(np.full(4, 0.5))
+    runs = evaluation.run_games(games, optimizers.sgd(0.5), num_steps=20, key=jax.random.key(1), num_starts=2)
+    got = summarize(runs, (1e-3,))
+    start = np.sort(runs.joint[..., 0], axis=None)
+    steps = np.ceil(np.log2(start / 1e-3))
+    assert got["reach"]["0.001"]["iterations"] == (steps[3], steps[7])
+    assert got["reach"]["0.001"]["gradients"] == got["reach"]["0.001"]["iterations"]
+    assert got["reach"]["0.001"]["resolvents"] == (0.0, 0.0)
+    assert got["reach"]["0.001"]["share"] == 1.0
+    tail = start.mean() * np.mean(0.5 ** np.arange(16, 21))
+    assert got["tail_mean"] == pytest.approx(tail, rel=1e-4)
+    geometric = np.exp(np.log(start).mean()) * np.mean(0.5 ** np.arange(16, 21))
+    assert got["tail_geometric_mean"] == pytest.approx(geometric, rel=1e-4)
+    assert (got["diverged"], got["sr1"]["rate"]) == (0.0, 100.0)
+    away = summarize(evaluation.run_games(games, optimizers.sgd(10.0), num_steps=5, key=jax.random.key(1)), (1e-3,))
+    assert (away["diverged"], away["reach"]["0.001"]["share"]) == (1.0, 0.0)
+    assert away["reach"]["0.001"]["iterations"] == (np.inf, np.inf)
+
+
+def test_quantiles_are_values_of_the_sample():
+    assert quantiles(np.array([3.0, np.inf, 1.0, 2.0])) == (2.0, np.inf)
+    assert quantiles(np.arange(1.0, 11.0)) == (5.0, 9.0)
+
+
+def test_the_unseen_games_are_larger_and_dense():
+    seen, unseen = (draw(make, 100, 0).matrix for make in safeguard.GAMES.values())
+    assert np.abs(seen).max() <= 1 < 7.9 < np.abs(unseen).max() <= 8
+    assert np.mean(np.asarray(seen) == 0) == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +112,7 @@ def families(ours, classical, untrained, twin=0.0):
 )
 def test_claims_of_beyond(ours, classical, untrained, expected):
     metrics = families(ours, classical, untrained)
-    assert {c["id"]: c["holds"] for c in (claim.check(metrics) for claim in beyond.CLAIMS)} == expected
+    assert {c["id"]: c["holds"] for c in beyond.RECIPE.check(metrics, "laptop")} == expected
 
 
 def table(default, swap, twin, enhanced, largest=2.0):
@@ -85,7 +133,7 @@ def test_claims_of_table_1():
     perfect, poor = [100.0] * 7, [100.0, 50, 50, 50, 50, 50, 50]
 
     def verdicts(*rows, **more):
-        return {c["id"]: c["holds"] for c in (claim.check(table(*rows, **more)) for claim in table_1.CLAIMS)}
+        return {c["id"]: c["holds"] for c in table_1.RECIPE.check(table(*rows, **more), "laptop")}
 
     good = verdicts(perfect, poor, poor, perfect)
     assert good == dict.fromkeys(("T1", "T2", "T3", "T4", "T5", "T6", "T7"), True)
@@ -96,33 +144,3 @@ def test_claims_of_table_1():
     assert not verdicts(perfect, perfect, perfect, poor)["T5"]
     assert not verdicts(perfect, perfect, perfect, perfect)["T6"]
     assert not verdicts([99.0] * 7, perfect, poor, perfect)["T7"]
-
-
-def test_claims_of_the_ablation():
-    near, far = {"mean_x": 1e-3, "mean_y": 1e-4}, {"mean_x": 0.3, "mean_y": None}
-    for ours, others, expected in ((near, far, [True, True]), (far, near, [False, False])):
-        rows = {
-            f"{recipe}, {mode}": [ours if mode == "two-lstm-two-hidden" else others] * 2
-            for recipe in ("released", "default")
-            for mode in ablation.SHARING
-        }
-        assert [claim.check({"rows": rows})["holds"] for claim in ablation.RECIPE.claims] == expected * 2
-
-
-def test_claims_of_the_rewards():
-    def metrics(good, bad):
-        trains = ("own variable, memoryless", "relative gradient norm, default rule")
-        return {
-            "rows": {
-                name: [{which: {"sr1": good if name in trains else bad} for which in ("selected", "last")}] * 2
-                for name in rewards.VARIANTS
-            }
-        }
-
-    assert all(claim.check(metrics(100.0, 0.0))["holds"] for claim in rewards.CLAIMS)
-    assert not any(claim.check(metrics(40.0, 90.0))["holds"] for claim in rewards.CLAIMS)
-
-
-def test_they_are_registered():
-    for name in ("ablation", "table-1", "rewards", "beyond"):
-        assert recipes.by_name(f"twin/{name}").name == f"twin/{name}"
