@@ -48,6 +48,7 @@ from ._rollout import (
     Segments as Segments,
     rollout as rollout,
 )
+from ._solution_files import load_solution as load_solution, save_solution as save_solution
 from ._solve import Solution as Solution, SolveRecord as SolveRecord, solve as solve
 from ._step import OptimizerStep as OptimizerStep
 from ._version import __version__ as __version__

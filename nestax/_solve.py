@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from . import loggers
-from ._checks import count, instance, prng_key
+from ._checks import count, prng_key
+from ._family import AnyFamily, as_family
+from ._many import solve_family
 from ._optax import AnyOptimizer, as_optimizer
 from ._optimizer import AbstractOptimizer, StepInfo
 from ._problem import AbstractProblem, Players, Sample, check_players
@@ -72,11 +74,12 @@ def stack_samples(problem: AbstractProblem, key: PRNGKeyArray, num_steps: int, s
 
 
 def solve(
-    problem: AbstractProblem,
+    problem: AnyFamily,
     optimizer: AnyOptimizer,
     *,
     num_steps: int,
     key: PRNGKeyArray,
+    num_problems: int | None = None,
     players: Players | None = None,
     state: PyTree | None = None,
     record_every: int = 1,
@@ -93,10 +96,13 @@ def solve(
 
     **Arguments:**
 
-    - `problem`: what to solve.
+    - `problem`: what to solve: a problem, or a family of problems (an `AbstractFamily`, or a function from a PRNG key
+      to a problem), of which many are solved at once, in one compiled call. All entries of the `Solution` then have a
+      leading axis of problems.
     - `optimizer`: an optimizer of `nestax`, or a finished Optax transformation such as `optax.adam(1e-3)`.
     - `num_steps`: updates of the players. A multiple of `optimizer.updates_per_step`.
     - `key`: a PRNG key; fixes the initial point, the samples and the optimizer's own randomness.
+    - `num_problems`: of a family, how many problems to draw; `None` means all of a finite one.
     - `players`: where to start; `None` means `problem.init`.
     - `state`: an optimizer state to go on from (with its `players`); `None` means `optimizer.init`.
     - `record_every`: keep one record per so many updates, in which floating-point entries are the mean over these
@@ -129,10 +135,17 @@ def solve(
     """
     if state is not None and players is None:
         raise ValueError("A `state` to go on from belongs to the `players` that it was reached with: pass both.")
-    problem, optimizer = instance(problem, AbstractProblem, "problem"), as_optimizer(optimizer)
+    optimizer = as_optimizer(optimizer)
     num_steps, record_every = count(num_steps, "num_steps"), count(record_every, "record_every")
     callback_every = None if callback_every is None else count(callback_every, "callback_every")
     loggers.check(callback)
+    if not isinstance(problem, AbstractProblem):
+        if players is not None or callback is not None:
+            raise ValueError("Of a family many problems are solved at once, without `players`, `state` and `callback`.")
+        settings = {"num_steps": num_steps, "record_every": record_every}
+        return solve_family(solve, as_family(problem), optimizer, num_problems, prng_key(key), throw, **settings)
+    if num_problems is not None:
+        raise ValueError("`num_problems` is for families of problems; this is one problem. Leave it out.")
     updates = optimizer.updates_per_step
     calls = count_calls(optimizer, num_steps)
     per_record, per_callback = record_sizes(num_steps, updates, record_every, callback_every)

@@ -1,6 +1,8 @@
 """Strict settings for every test: float64, no silent promotion, types and shapes checked at run time."""
 
+import contextlib
 import gc
+import logging
 import os
 from pathlib import Path
 
@@ -55,3 +57,30 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def compilations():
+    """`with compilations() as names:` lists what is compiled inside, by name."""
+
+    @contextlib.contextmanager
+    def listening():
+        names = []
+
+        class Listener(logging.Handler):
+            def emit(self, record):
+                text = record.getMessage()
+                if text.startswith("Compiling "):
+                    names.append(text.split(" with ")[0].removeprefix("Compiling "))
+
+        logger, listener = logging.getLogger("jax"), Listener(logging.DEBUG)
+        logger.addHandler(listener)
+        propagated, logger.propagate = logger.propagate, False
+        try:
+            with jax.log_compiles():
+                yield names
+        finally:
+            logger.removeHandler(listener)
+            logger.propagate = propagated
+
+    return listening

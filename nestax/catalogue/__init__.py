@@ -7,7 +7,7 @@ from ._nested import (
     nested_by_name as nested_by_name,
     nested_names as nested_names,
 )
-from ._problems import DEFAULT as DEFAULT, by_name as by_name, describe as describe, names as names
+from ._problems import DEFAULT as DEFAULT, by_name as by_name, describe as describe, names as names, resolve as resolve
 from ._settings import (
     SEESAW_RANGES as SEESAW_RANGES,
     SeesawRange as SeesawRange,

@@ -3,12 +3,16 @@
 Nothing is built, and no data are loaded, before a name is asked for.
 """
 
+import importlib
+import os
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from .._checks import unknown_name
+from .._family import AbstractFamily, AnyFamily, as_family
 from .._problem import AbstractProblem
 from ..data import Dataset, cifar10, circles, digits, fashion_mnist, mnist, spirals, tiny_imagenet
 from ..networks import MLP
@@ -119,6 +123,57 @@ def by_name(name: str) -> AbstractProblem:
     ```
     """
     return _entry(name).build()
+
+
+def resolve(text: str) -> AnyFamily:
+    """What a text stands for: a named problem, or `module:Name`, an object of a module of yours.
+
+    **Arguments:** `text`: a name of `names()`, or `module:Name`, where `module` can be imported (the current folder is
+    looked at first), and `Name` is a problem, a family of problems, a class of either that needs no arguments, or a
+    function from a PRNG key to a problem. `Name` may have dots.
+
+    **Raises** `ValueError` where there is no such module or object, or the object is none of these.
+
+    **Example**
+
+    ```python
+    >>> from nestax import catalogue
+    >>> family = catalogue.resolve("nestax.problems:Seesaw.random")
+
+    ```
+    """
+    if ":" not in text:
+        return by_name(text)
+    module_name, _, name = text.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"'{text}': write `module:Name`, for example `my_problems:WineTasks`.")
+    value: Any = _import(module_name, text)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise unknown_name(f"name in `{module_name}`", part, [n for n in dir(value) if not n.startswith("_")])
+        value = getattr(value, part)
+    if isinstance(value, type) and issubclass(value, AbstractProblem | AbstractFamily):
+        try:
+            value = value()
+        except TypeError as error:
+            raise ValueError(
+                f"'{text}' is a class that needs arguments ({error}). Name an object of it instead: add a line "
+                f"`PROBLEM = {name}(...)` to the module and write '{module_name}:PROBLEM'."
+            ) from None
+    return value if isinstance(value, AbstractProblem) else as_family(value, text)
+
+
+def _import(name: str, text: str) -> Any:
+    here = os.getcwd()
+    path, sys.path = sys.path, [here, *sys.path]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # the module is there, and needs another one that is not
+        raise ValueError(f"'{text}': there is no module `{name}` in {here} or among the installed packages.") from None
+    finally:
+        sys.path = path
 
 
 def _entry(name: str) -> _Entry:

@@ -20,10 +20,19 @@ def evaluate(
     optimizers: Annotated[
         list[str], typer.Argument(help="Files of learned optimizers, names (tuned by a grid), or name=learning_rate.")
     ],
-    problem: Annotated[str, typer.Option(help="What to solve; see `nestax problems`.")] = DEFAULT_PROBLEM,
+    problem: Annotated[
+        str, typer.Option(help="A name of `nestax problems`, or module:Name, a problem or family of yours.")
+    ] = DEFAULT_PROBLEM,
     steps: Annotated[int, typer.Option(min=1, help="Updates per run.")] = 500,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per optimizer, from initial points shared by all.")] = 5,
-    tuning_seeds: Annotated[int, typer.Option(min=1, help="Runs per learning rate, on other seeds.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs per optimizer and problem, alike for all. Default 5, of a family 1.")
+    ] = None,
+    num_problems: Annotated[
+        int | None, typer.Option("--problems", min=1, help="Problems drawn of a family. Default 32.")
+    ] = None,
+    tuning_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs per learning rate and problem, on other seeds. Default 3, or 1.")
+    ] = None,
     seed: Seed = 0,
     output: Output = None,
     as_json: Json = False,
@@ -32,7 +41,7 @@ def evaluate(
 
     Example: `nestax evaluate runs/mine/optimizer.safetensors adam rmsprop sgd=3 --steps 2000`
     """
-    target = nx.catalogue.by_name(problem)
+    target = nx.catalogue.resolve(problem)
     found = [_contestant(text) for text in optimizers]
     folder = new_folder(output, "evaluate", own=_FILES)
     evaluation_key, tuning_key = jax.random.split(jax.random.key(seed))
@@ -41,12 +50,20 @@ def evaluate(
         if optimizer is None:
             key = jax.random.fold_in(tuning_key, i)
             make, grid = nx.evaluation.CLASSICAL[name]
-            tuning = nx.evaluation.tune(target, make, grid, num_steps=steps, num_seeds=tuning_seeds, key=key)
+            tuning = nx.evaluation.tune(
+                target, make, grid, num_steps=steps, num_problems=num_problems, num_seeds=tuning_seeds, key=key
+            )
             rate = tuning.best()["learning_rate"]
             name, optimizer = f"{name} {rate:g}", make(rate)
         contestants[name] = optimizer
     result = nx.evaluation.evaluate(
-        target, contestants, num_steps=steps, key=evaluation_key, num_seeds=seeds, progress=shows_progress(as_json)
+        target,
+        contestants,
+        num_steps=steps,
+        key=evaluation_key,
+        num_problems=num_problems,
+        num_seeds=seeds,
+        progress=shows_progress(as_json),
     )
     value = {"problem": problem, "seed": seed, **{k: v for k, v in result.to_json().items() if k != "problem"}}
     write_json(folder / _FILES[0], value)

@@ -119,7 +119,7 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         raise unknown_name("meta-loss", options["meta_loss"], meta_losses)
     key = jax.random.key(options["seed"])
     optimizer = nx.learned.preset(options["optimizer"], key=key)
-    tasks: nx.AbstractFamily = nx.FixedProblem(nx.catalogue.by_name(options["problem"]))
+    tasks: nx.AbstractFamily = nx.as_family(nx.catalogue.resolve(options["problem"]))
     if options["random_scaling"] > 0:
         tasks = nx.meta.RandomScaling(tasks, options["random_scaling"])
     if options["convex"]:

@@ -9,9 +9,11 @@ from ._classical import (
 from ._evaluate import (
     Curve as Curve,
     Evaluation as Evaluation,
+    Summary as Summary,
     device_name as device_name,
     evaluate as evaluate,
     seconds_per_step as seconds_per_step,
+    summarize as summarize,
 )
 from ._game_runs import (
     GameRuns as GameRuns,

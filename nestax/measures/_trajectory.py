@@ -11,8 +11,9 @@ from .._gradients import evaluate_losses
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import AbstractOptimizer, StepInfo, losses_per_update
 from .._problem import AbstractProblem, Players, Sample
+from .._records import CHUNK
 from .._rollout import AbstractCheckpoint, AbstractStep, Record, rollout
-from .._solve import CHUNK, count_calls, stack_samples, start
+from .._solve import count_calls, stack_samples, start
 from .._step import OptimizerStep
 from ._measures import AbstractMeasure, Loss
 
