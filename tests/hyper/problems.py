@@ -1,8 +1,11 @@
 """Nested problems with closed forms, and their hypergradients by dense linear algebra."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -144,3 +147,31 @@ def dense(problem, players, inverse=None):
 
 def flat(tree):
     return ravel_pytree(tree)[0]
+
+
+class Noisy(nx.AbstractNested):
+    """Quadratic, with noise by key in both losses: every sample matters, so a lost or repeated one shows."""
+
+    def init(self, key):
+        return jnp.ones(3), jax.random.normal(key, (3,))
+
+    def outer_loss(self, hyperparameters, weights, sample):
+        return jnp.sum((weights - 2 + 0.1 * jax.random.normal(sample, (3,))) ** 2)
+
+    def inner_loss(self, hyperparameters, weights, sample):
+        noise = 0.1 * jax.random.normal(sample, (3,))
+        return jnp.sum((weights - hyperparameters + noise) ** 2) + 0.1 * jnp.sum(weights**4)
+
+
+def settings() -> dict[str, Any]:
+    """A tuning of it, for `tune(**settings())`."""
+    return {
+        "problem": Noisy(),
+        "optimizer": nx.optimizers.adam(0.05),
+        "outer_optimizer": optax.rmsprop(0.05),
+        "method": nx.hyper.Implicit(nx.hyper.CG(2, warm_start=True)),
+        "num_outer_steps": 12,
+        "num_inner_steps": 3,
+        "record_every": 2,
+        "key": jax.random.key(5),
+    }

@@ -15,8 +15,7 @@ import nestax as nx
 from nestax import hyper
 
 from ..helpers import assert_close, assert_identical
-from .killed import Noisy, settings
-from .problems import ridge
+from .problems import Noisy, ridge, settings
 
 
 def tune(problem=None, **kwargs):
