@@ -28,7 +28,7 @@ class Protocol:
     lola_ascent: int = 10  # steps of that ascent for LOLA: longer ones lose cooperation
     sgd_rate: float = 10.0
     sgd_jump: float = 2.0
-    lola_jumps: tuple[float, ...] = (3.0, 4.0)
+    lola_jumps: tuple[float, ...] = (1.0, 3.0, 4.0)  # the short one keeps cooperation, the long ones leave it
     lola_scale: float = 0.5  # of LOLA's initial points
     num_restarts: int = 20  # long ones, of together the cost of a search
     short_steps: int = 100  # of short ones, of together the same cost

@@ -19,8 +19,8 @@ from . import PAPER
 class Protocol:
     """Adam on the exponents of one step of gradient descent with a step of 1."""
 
-    num_steps: int = 300
-    ascent_rate: float = 0.05
+    num_steps: int = 2_000
+    ascent_rate: float = 0.02
     num_starts: int = 10
     objectives: tuple[str, ...] = ("max-1", "min-5", "min-10", "sum-10")
 
