@@ -73,7 +73,7 @@ def measure(rounds, width=600, batch_size=64):
             "seconds": seconds,
             "ratio": seconds / (rows["simulation"]["seconds"] if "simulation" in rows else seconds),
             "counted": None if counted is None else counted / STEPS,
-            "mebibytes": memory.temp_size_in_bytes / 2**20,
+            "mebibytes": memory.temp_size_in_bytes / 2**20 if memory is not None else float("nan"),
         }
     return rows
 

@@ -221,7 +221,7 @@ def test_verifications_rankings_metrics():
     assert nd.Accept(lambda x: x.max() < 3)(losses, 0.0)
     assert nd.TotalLoss()(losses, 0.0) == 3
     assert nd.PlayerLoss(1)(losses, 0.0) == 2
-    behaviour = nd.Behaviour(lambda players: 2 * players[0])
+    behaviour = nd.Behaviour(function=lambda players: 2 * players[0])
     np.testing.assert_array_equal(behaviour.features((jnp.array([1.0, 2.0]),), losses, losses), [2, 4])
     assert nd.UntilDepth(2)(1, True)
     assert not nd.UntilDepth(2)(2, True)

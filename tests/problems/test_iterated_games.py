@@ -139,8 +139,11 @@ def test_the_saddle_of_the_double_well():
     [
         (lambda: problems.IteratedMatrixGame(np.ones((2, 2)), np.ones((2, 3))), "matrices of one shape"),
         (lambda: problems.IteratedMatrixGame(np.ones((1, 2)), np.ones((1, 2))), "at least two of each"),
-        (lambda: problems.IteratedMatrixGame(*problems.DILEMMA, 1.0), "`discount` must be"),
-        (lambda: problems.IteratedMatrixGame(*problems.DILEMMA, view="mine"), "`view` must be one of 'own', 'shared'"),
+        (lambda: problems.IteratedMatrixGame(problems.DILEMMA[0], problems.DILEMMA[1], 1.0), "`discount` must be"),
+        (
+            lambda: problems.IteratedMatrixGame(problems.DILEMMA[0], problems.DILEMMA[1], view="mine"),
+            "`view` must be one of 'own', 'shared'",
+        ),
         (lambda: problems.SmallPrisonersDilemma(low=1.5), "`low` must be between 0 and 1"),
         (lambda: problems.mixed_dilemma(-0.1), "`weight` must be between 0 and 1"),
         (

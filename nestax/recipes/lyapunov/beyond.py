@@ -120,6 +120,16 @@ RECIPE = Recipe(
             fails=0.0,
         ),
         Claim(
+            id="X6",
+            statement="Along random directions the same search finds it less often, by 20 points or more.",
+            published="none",
+            value=lambda m: m["cells"]["search"]["half"]["mean"] - m["cells"]["random-directions"]["half"]["mean"],
+            holds=at_least(0.2),
+            tolerance="Difference of the shares; as many branches, of the same length",
+            kind="control",
+            fails=0.0,
+        ),
+        Claim(
             id="X4",
             statement="Restarts from wider initial points find it, too: the advantage is one of the initialization.",
             published="none",

@@ -101,7 +101,7 @@ def _residual(p: Protocol, product: Any, direction: Any, value: Any) -> Any:
 
 
 def _dot(a: Any, b: Any) -> jax.Array:
-    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return jnp.sum(jnp.stack([jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))]))
 
 
 def _unit(tree: Any) -> Any:
