@@ -120,17 +120,6 @@ def test_families_are_evaluated_on_problems_drawn_from_them(key):
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["num_problems"] == 6
 
 
-def test_a_second_evaluation_compiles_nothing(key, compilations):
-    def once(seed):
-        contestants = {"sgd": nx.optimizers.sgd(0.1 + seed), "adam": nx.optimizers.adam(0.1)}
-        evaluation.evaluate(decays, contestants, num_steps=5, key=jax.random.key(seed), num_problems=3)
-
-    once(0)
-    with compilations() as names:
-        once(1)
-    assert names == []
-
-
 def test_the_interval_of_a_mean_covers_it():
     """On normal numbers the bootstrap interval is about 2 x 1.96 / sqrt(n) wide."""
     values = np.random.default_rng(3).normal(size=400)
