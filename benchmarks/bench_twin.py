@@ -42,7 +42,9 @@ def setup():
 
     import nestax as nx
 
-    arguments = nx.learned.PRESETS["twin-release"].arguments | {"rule": nx.learned.ReleasedRule(50, initial_noise=0.0)}
+    arguments = nx.learned.PRESETS["twin-release"].arguments | {
+        "rule": nx.learned.ReleasedRule(horizon=50, initial_noise=0.0)
+    }
     optimizer = nx.learned.TwinLSTM(**arguments, key=jax.random.key(0))
     draw = nx.FromSampler(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
     tasks = nx.Instances.draw(draw, 128, jax.random.key(1))

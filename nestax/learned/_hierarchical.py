@@ -190,7 +190,7 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
             moves.append(move)
             tensors.append(new)
         read = tensors[-1:] if self.last_tensor_only else tensors
-        summary = sum(tensor.summary for tensor in read) / len(read)
+        summary = jnp.mean(jnp.stack([tensor.summary for tensor in read]), axis=0)
         return moves, HierarchicalState(tuple(tensors), network.overall(summary, state.overall))
 
     def _cast(self, dtype: Any) -> HierarchicalNetwork:

@@ -1,5 +1,7 @@
 """L2O-Scale: its step against NumPy, its published counts, invariances, quirk and attention."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ PARAMS = ({"a": jnp.array([[0.5, -1.0, 2.0], [0.1, 0.0, 1.0]]), "b": jnp.array([
 PROBLEM = Quadratic(jnp.ones(2))  # nothing of it is read
 
 
-def small(key, cls=HierarchicalRNN, **arguments):
+def small(key, cls: Any = HierarchicalRNN, **arguments) -> Any:
     """With every weight drawn anew, so that none of them is at a special value."""
     optimizer = cls((3, 4, 2), key=key, **arguments)
     leaves, structure = jax.tree.flatten(eqx.filter(optimizer, optimizer.meta_parameters()))

@@ -32,7 +32,7 @@ def begin(optimizer, problem, players, key):
 def departing(**departures):
     """The paper's rule with some of the departures of the released code; runs of 10 steps."""
     literal = {"state_rescale": 1.0, "initial_noise": 0.0, "warmup_fraction": 0.0, "detach_iterates": False}
-    return ReleasedRule(10, **(literal | departures))
+    return ReleasedRule(horizon=10, **(literal | departures))
 
 
 class TreeGame(nx.AbstractMinimax, nx.AbstractDeterministicProblem):
@@ -347,9 +347,9 @@ def test_errors(key, unchecked):
     with pytest.raises(ValueError, match="needs the steps of a run"):
         TwinLSTM(rule="released", key=key)
     with pytest.raises(ValueError, match="`horizon` must be a positive"):
-        ReleasedRule(0)
+        ReleasedRule(horizon=0)
     with pytest.raises(ValueError, match="warmup_fraction"):
-        ReleasedRule(10, warmup_fraction=1.5)
+        ReleasedRule(horizon=10, warmup_fraction=1.5)
     with pytest.raises(ValueError, match="Did you mean 'twin-release'"):
         nx.learned.preset("twin-relese", key=key)
     with pytest.raises(ValueError, match="`memory` must be at least 1"):

@@ -54,15 +54,15 @@ TRUNCATED = sum(
 def estimates(estimator, num_runs, key):
     """The sum over the truncations of a run of the estimated gradients with respect to a and b, of many runs."""
 
-    def one(key):
+    def one(key) -> tuple[jax.Array, jax.Array]:
         players = PROBLEM.init(key)
         state = estimator.init(PROBLEM, OPTIMIZER, (players, None), key)
-        total = []
+        total = jnp.zeros(2)
         for k in jax.random.split(key, TRUNCATIONS):
             out, gradient = estimator(OPTIMIZER, meta.Batch.of(PROBLEM, state, STEPS, k), meta.Sum())
             state = jax.tree.map(lambda x: x[0], out.state)
-            total.append(jnp.stack([gradient.a, gradient.b]))
-        return sum(total), out.losses[0, -1]
+            total = total + jnp.stack([gradient.a, gradient.b])
+        return total, out.losses[0, -1]
 
     return eqx.filter_jit(jax.vmap(one))(jax.random.split(key, num_runs))
 

@@ -270,7 +270,7 @@ def test_the_default_recipe_learns(key):
 
 
 def test_runs_resume_bit_for_bit_with_a_curriculum(key, tmp_path):
-    optimizer = nx.learned.TwinLSTM((2,), nx.learned.ReleasedRule(4), key=key)
+    optimizer = nx.learned.TwinLSTM((2,), nx.learned.ReleasedRule(horizon=4), key=key)
     tasks = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 2, key)
     validation = meta.Validation(every=1, horizon=4, num_runs=2, score=measures.SuccessRate(), tasks=tasks)
     settings = SMALL | {"schedule": [(4, 2)], "curriculum": meta.InstanceCurriculum(0.5), "validation": validation}

@@ -1,5 +1,7 @@
 """Schedules: the published stage trace, restored meta-parameters, random lengths, ensembles, resumption."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -119,8 +121,8 @@ def test_runs_resume_bit_for_bit(after, tmp_path):
 def test_random_lengths_have_the_published_distribution(key):
     """Mean of min(round(E) + 10, 30) with E exponential: 10 + the sum of P(round(E) >= i), i = 1 .. 20."""
     schedule = meta.RandomLengths(400, key)
-    plans = [schedule.next([{}] * i) for i in range(400)]
-    unrolls = np.array([p.unroll for p in plans])
+    plans = [plan for i in range(400) if (plan := schedule.next([{}] * i)) is not None]
+    unrolls = np.array([p.unroll or 0 for p in plans])
     truncations = np.array([p.horizon for p in plans]) // unrolls
     for values, mean in ((unrolls, 20), (truncations, 40)):
         assert values.min() >= 10
@@ -128,20 +130,21 @@ def test_random_lengths_have_the_published_distribution(key):
         expected = 10 + sum(np.exp(-(i - 0.5) / mean) for i in range(1, 21))
         assert abs(values.mean() - expected) < 4 * values.std() / 20
     assert schedule.next([{}] * 400) is None
-    assert {meta.RandomLengths(9, key, multiple_of=10).next([{}] * i).unroll for i in range(9)} <= {10, 20, 30}
+    rounded, _ = play(meta.RandomLengths(9, key, multiple_of=10), [], {})
+    assert {p.unroll for p in rounded} <= {10, 20, 30}
 
 
 def test_an_ensemble_of_different_shapes_under_random_lengths(key):
     """Every epoch is of one of them; a validation is the mean over all."""
     tasks = meta.Ensemble([PROBLEM, Quadratic(jnp.array([2.0, 0.5, 1.0]))])
     schedule = meta.RandomLengths(8, key, 2, 2, least=1, limit=2)
-    validation = meta.Validation(every=8, num_runs=1, horizon=3, score=nx.measures.TrailingLoss(1))
+    validation = meta.Validation(every=8, num_runs=1, horizon=3, score=nx.measures.TrailingLoss(window=1))
     settings = {"meta_optimizer": SGD, "key": key}
     training = meta.train(OPTIMIZER, tasks, schedule=schedule, validation=validation, unroll=2, **settings)
     assert {r["family"] for r in training.history} == {0, 1}
     scores = []
     for each in tasks.families:
-        alone = meta.Validation(every=8, num_runs=1, horizon=3, score=nx.measures.TrailingLoss(1), tasks=each)
+        alone = meta.Validation(every=8, num_runs=1, horizon=3, score=nx.measures.TrailingLoss(window=1), tasks=each)
         again = meta.train(OPTIMIZER, tasks, schedule=schedule, validation=alone, unroll=2, **settings)
         scores.append(again.history[-1]["validation"])
     assert scores[0] != scores[1]
@@ -161,11 +164,12 @@ def test_errors(key):
         with pytest.raises(ValueError, match=match):
             make()
     schedule = meta.HorizonCurriculum((10, 20), period=2)
-    for settings, match in (
+    bad: list[tuple[dict[str, Any], str]] = [
         ({"unroll": 3}, "multiple of `unroll`"),
         ({"unroll": 5, "validation": meta.Validation(every=1)}, "every=2"),
         ({"unroll": 5, "validation": meta.Validation(every=2, horizon=10)}, "without a `horizon`"),
-    ):
+    ]
+    for settings, match in bad:
         with pytest.raises(ValueError, match=match):
             meta.train(OPTIMIZER, PROBLEM, schedule=schedule, key=key, **settings)
     with pytest.raises(ValueError, match="say on which one to judge"):

@@ -21,7 +21,7 @@ PROBLEM = nx.problems.Quadratic(jnp.array([1.0, 10.0]))
 ADAM = optax.adam(1e-3)  # one object, so that all share their compilations
 KEY = jax.random.key(0)
 SCHEDULE = [(10, 3), (20, 2)]
-VALIDATION = meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(2))
+VALIDATION = meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(window=2))
 
 
 def small(seed=0, **kwargs):
@@ -113,7 +113,7 @@ def test_one_meta_update_is_adam_on_the_meta_gradient():
 def test_validation_keeps_the_best(tmp_path):
     """A meta-optimizer that suddenly climbs ruins the optimizer; the best of the validations is returned."""
     absurd = optax.chain(optax.adam(1e-3), optax.scale_by_schedule(lambda n: jnp.where(jnp.asarray(n) < 4, 1.0, -1e5)))
-    validation = meta.Validation(every=1, num_runs=3, score=measures.TrailingLoss(2))
+    validation = meta.Validation(every=1, num_runs=3, score=measures.TrailingLoss(window=2))
     result = train(schedule=[(10, 6)], meta_optimizer=absurd, validation=validation, run=tmp_path / "run")
     scores = [record["validation"] for record in result.history]
     best = min(range(6), key=lambda i: np.inf if scores[i] is None else scores[i])
@@ -181,7 +181,7 @@ CHANGED = {
     "meta_loss": [meta.SumLog(), meta.Last()],
     "estimator": [meta.CoordinateSum(), meta.TruncatedBackprop()],
     "meta_optimizer": [optax.adam(1.0), optax.sgd(1e-3), optax.chain(optax.clip(1.0), ADAM)],
-    "validation": [None, meta.Validation(every=3, num_runs=2, score=measures.TrailingLoss(2))],
+    "validation": [None, meta.Validation(every=3, num_runs=2, score=measures.TrailingLoss(window=2))],
     "curriculum": [meta.InstanceCurriculum()],
     "teaching": [meta.Imitation(nx.optimizers.adam(0.01)), meta.SelfImproving(nx.optimizers.adam(0.01))],
     "schedule": [
@@ -222,7 +222,7 @@ def test_equal_arguments_made_anew_are_accepted(whole):
     result, folder = whole
     again: dict[str, Any] = {"tasks": nx.problems.Quadratic(jnp.array([1.0, 10.0])), "meta_optimizer": optax.adam(1e-3)}
     again |= {
-        "validation": meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(2)),
+        "validation": meta.Validation(every=2, num_runs=2, score=measures.TrailingLoss(window=2)),
         "estimator": meta.CoordinateSum(256),
     }
     same(train(small(), run=folder, resume=True, config={"problem": "quadratic"}, **again), result)
