@@ -86,9 +86,9 @@ def claims(rows: str, checks: Mapping[str, tuple[Any, ...]]) -> tuple[Claim, ...
         name, kind, statement, published, tolerance, *more = cells
         if name not in checks:
             raise ValueError(f"claim {name} has no entry in `checks`, which has {', '.join(checks)}.")
-        value, holds, *tests = checks[name]
-        fails, always = (*tests, None, None)[:2]
-        how: Any = {"kind": kind, "open": more[0] if more else None, "fails": fails, "always": always}
+        value, holds, fails, *always = checks[name]
+        how: Any = {"kind": kind, "open": more[0] if more else None, "fails": fails}
+        how["always"] = always[0] if always else None
         out.append(Claim(name, statement, published, value, holds, tolerance, **how))
     if len(out) != len(checks):
         raise ValueError(f"`checks` has {len(checks)} entries for {len(out)} rows.")

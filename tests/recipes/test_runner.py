@@ -199,7 +199,7 @@ def test_a_table_of_claims():
         ("A | ours | x | y", {"A": (at("x"), below(1))}, "expected `id"),
         ("A | mine | x | y | z", {"A": (at("x"), below(1))}, "expected `id"),
         ("A | ours | x | y | z", {}, "no entry"),
-        ("A | ours | x | y | z", {"A": (at("x"), below(1)), "B": (at("x"), below(1))}, "2 entries for 1 rows"),
+        ("A | ours | x | y | z", {"A": (at("x"), below(1), 1), "B": (at("x"), below(1), 1)}, "2 entries for 1 rows"),
     ):
         with pytest.raises(ValueError, match=message):
             recipes.claims(wrong, checks)

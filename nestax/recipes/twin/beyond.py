@@ -26,6 +26,7 @@ class Protocol:
     """The settings of the comparison. All in float64."""
 
     families: tuple[str, ...] = ("matrix-5-seen", "matrix-5-unseen", "matrix-20-seen", "matrix-20-unseen", "quadratic")
+    classical: tuple[str, ...] = ("OGDA", "extragradient", "swap rule", "Halpern")
     num_games: int = 100  # test games per family, one start each
     tuning_games: int = 24  # other games, on which the classical methods are tuned, family by family
     num_steps: int = 2_000  # steps of the classical methods
@@ -66,7 +67,7 @@ CONTESTANTS: dict[str, tuple[Any, dict[str, tuple[float, ...]]]] = {
 
 
 def cells(p: Protocol) -> dict[str, dict[str, Any]]:
-    methods: dict[str, dict[str, Any]] = {name: {} for name in CONTESTANTS}
+    methods: dict[str, dict[str, Any]] = {name: {} for name in p.classical}
     for memory in p.memories:
         for s in range(p.seeds):
             methods[f"TwinKrylov, memory {memory}, seed {s}"] = {"memory": memory, "s": s}
@@ -169,7 +170,7 @@ def against(memory: int) -> Value:
                 return None
             for quantile in ("median", "ninety"):
                 ours = [row[quantile] for row in rows]
-                theirs = [family[m][quantile] for m in CONTESTANTS if family[m][quantile] is not None]
+                theirs = [family[m][quantile] for m in CONTESTANTS if m in family and family[m][quantile] is not None]
                 out[name][quantile] = [None if None in ours else max(ours), min(theirs, default=None)]
         return out
 
@@ -228,6 +229,7 @@ RECIPE = Recipe(
     scales={
         "smoke": Protocol(
             families=("matrix-5-seen",),
+            classical=("OGDA",),
             num_games=2,
             tuning_games=2,
             num_steps=5,
@@ -244,7 +246,7 @@ RECIPE = Recipe(
         "laptop": Protocol(),
         "paper": Protocol(num_games=500, tuning_games=128, seeds=8, epochs=400),
     },
-    axes=("families", "memories", "seeds"),
+    axes=("families", "classical", "memories", "seeds"),
     cells=cells,
     measure=measure,
     summarize=summarize,

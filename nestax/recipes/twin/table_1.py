@@ -44,7 +44,7 @@ def cells(p: Protocol) -> dict[str, dict[str, Any]]:
         for how in ("Twin", "Enhanced"):
             row = f"released variant, {how}, seed {s}"
             out |= {f"{row}/{number}": {"how": how, "s": s, "number": number} for number in p.ranges}
-    paper = "the paper's text, literally"
+    paper = f"the paper's text, literally, {p.paper_epochs} of 200 epochs"
     return out | {f"{paper}/{number}": {"how": "paper", "number": number} for number in p.paper_ranges}
 
 
