@@ -70,6 +70,18 @@ def heat_maps(
     return figure
 
 
+def images(rows: Mapping[str, Sequence[tuple[str, Any]]], **how: Any) -> Any:
+    """A figure with one row of pictures per entry, each a title and an array for Matplotlib's `imshow(..., **how)`."""
+    columns = max(map(len, rows.values()))
+    figure = _figure(1.6 * columns, 1.8 * len(rows))
+    for axes_row, (name, row) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items()):
+        for axes, (title, picture) in zip(axes_row, row):
+            axes.imshow(picture, **how)
+            axes.set_title(f"{name}: {title}", fontsize=7)
+            axes.axis("off")
+    return figure
+
+
 def _figure(width: float, height: float) -> Any:
     import matplotlib.figure  # here, since it is slow to load
 

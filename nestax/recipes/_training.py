@@ -10,6 +10,7 @@ import optax
 
 from .. import learned, meta
 from .._problem import AbstractProblem
+from ._recipe import Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +51,8 @@ def train(
         "skipped_updates": training.num_skipped,
         **best,
     }
+
+
+def shared_seed(trial: Trial) -> int:
+    """A seed that all repetitions of a run of the recipe share."""
+    return trial.seed - trial.repetition

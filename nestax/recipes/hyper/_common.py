@@ -7,12 +7,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ... import data, hyper, optimizers, problems
+from ... import data, hyper, networks, optimizers, problems
 from ..._nested import InnerProblem
+from ..._optax import AnyOptimizer
 from ..._optimizer import AbstractOptimizer
+from ..._problem import AbstractProblem
 from ..._solve import solve
 from .._plots import lines
-from .._recipe import Results
+from .._recipe import Results, Trial
 
 IDENTITY = hyper.Implicit(hyper.Identity(), residual=False)
 """The identity for the inverse Hessian, as in the published code."""
@@ -59,6 +61,32 @@ def rmsprop(learning_rate: float) -> AbstractOptimizer:
     those with respect to millions of hyperparameters are far below.
     """
     return optimizers.rmsprop(learning_rate, decay=0.99, eps=1e-16)
+
+
+def tuned(
+    trial: Trial,
+    problem: AbstractProblem,
+    optimizers: tuple[AnyOptimizer, AnyOptimizer],
+    steps: tuple[int, int],
+    *,
+    parts: int = 1,
+    method: hyper.AbstractMethod = IDENTITY,
+    **more: Any,
+) -> hyper.Tuning:
+    """`hyper.tune` with the outer and the inner optimizer, outer steps and inner steps for each, and equal `parts`."""
+    how: dict[str, Any] = {"num_outer_steps": steps[0], "num_inner_steps": steps[1], "record_every": steps[0] // parts}
+    outer, inner = optimizers
+    return hyper.tune(problem, optimizer=inner, outer_optimizer=outer, method=method, key=trial.key, **how, **more)
+
+
+def size(tree: PyTree) -> int:
+    """The number of entries of all arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def logistic_regression() -> networks.MLP:
+    """A linear network with PyTorch's initial weights."""
+    return networks.MLP((), init_scale=None)
 
 
 def histories(results: Results, *kinds: str) -> Any:

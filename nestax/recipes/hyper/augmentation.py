@@ -12,7 +12,7 @@ from ... import data, hyper, hyperparameters, networks, optimizers, problems
 from ..._tree import common_dtype
 from .._claims import Value, above, at, between, claims, difference, values
 from .._recipe import Recipe, Trial
-from ._common import IDENTITY, draw, histories, load, load_test, rmsprop
+from ._common import IDENTITY, draw, histories, load, load_test, logistic_regression, rmsprop, size, tuned
 
 METHODS: dict[str, Callable[[float], hyper.AbstractMethod | None]] = {
     "no augmentation": lambda alpha: None,
@@ -24,7 +24,7 @@ METHODS: dict[str, Callable[[float], hyper.AbstractMethod | None]] = {
 NONE, START, SOME, NEUMANN, UNROLLED = METHODS
 
 NETWORKS: dict[str, Callable[[], networks.AbstractArchitecture]] = {
-    "linear": lambda: networks.MLP((), init_scale=None),
+    "linear": logistic_regression,
     "conv": lambda: networks.ConvNet((16, 32, 32)),
     "resnet18": networks.resnet18,
 }
@@ -78,27 +78,26 @@ class _Evaluate(eqx.Module):
 
 def measure(trial: Trial, method: str) -> dict[str, Any]:
     """One training: validation and test accuracy on the way."""
-    protocol, size = trial.protocol, trial.protocol.batch_size
+    protocol, batch = trial.protocol, trial.protocol.batch_size
     sizes = (protocol.num_train, protocol.num_valid)
     train, valid = draw(load(protocol.data, "train").average_pool(protocol.pool), sizes, trial.seed)
     test = load_test(protocol.data, protocol.num_test).average_pool(protocol.pool)
     nothing = hyperparameters.WeightDecay("all", -100.0)  # in float32 a decay of 0
     family = nothing if method == NONE else hyperparameters.LearnedAugmentation(protocol.width)
-    problem = problems.NestedClassifier(train, valid, NETWORKS[protocol.network](), family, size, size)
+    problem = problems.NestedClassifier(train, valid, NETWORKS[protocol.network](), family, batch, batch)
     inverse = METHODS[method](protocol.alpha)
-    tuning = hyper.tune(
+    outer = optimizers.sgd(0.0) if inverse is None else rmsprop(protocol.outer_learning_rate)
+    tuning = tuned(
+        trial,
         problem,
-        optimizer=optimizers.adam(protocol.learning_rate),
-        outer_optimizer=optimizers.sgd(0.0) if inverse is None else rmsprop(protocol.outer_learning_rate),
+        (outer, optimizers.adam(protocol.learning_rate)),
+        (protocol.num_steps, protocol.inner_steps),
+        parts=protocol.num_parts,
         method=IDENTITY if inverse is None else inverse,
-        num_outer_steps=protocol.num_steps,
-        num_inner_steps=protocol.inner_steps,
-        key=trial.key,
-        record_every=protocol.num_steps // protocol.num_parts,
         evaluate=_Evaluate(problem, test, protocol.num_copies),
     )
     return {
-        "hyperparameters": 0 if method == NONE else sum(leaf.size for leaf in jax.tree.leaves(tuning.players[0])),
+        "hyperparameters": 0 if method == NONE else size(tuning.players[0]),
         **{kind: tuning.history[-1][kind] for kind in ("valid", "test")},
         "history": [{kind: record[kind] for kind in ("step", "valid", "test")} for record in tuning.history],
     }
@@ -106,12 +105,11 @@ def measure(trial: Trial, method: str) -> dict[str, Any]:
 
 def _lead(better: str, worse: str) -> Value:
     """How far one mean accuracy is above another, on validation and test data."""
-    return values(
-        *[
-            difference(*[at("cells", name, kind, "mean") for name in (better, worse)], digits=4)
-            for kind in ("valid", "test")
-        ]
-    )
+
+    def lead(kind: str) -> Value:
+        return difference(at("cells", better, kind, "mean"), at("cells", worse, kind, "mean"))
+
+    return values(lead("valid"), lead("test"))
 
 
 CLAIMS = claims(

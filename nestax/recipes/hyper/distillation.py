@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 from jaxtyping import Array
 
-from ... import data, hyper, hyperparameters, networks, optimizers, problems
+from ... import data, hyperparameters, optimizers, problems
 from .._claims import Metrics, Value, above, at, claims
+from .._plots import images
 from .._recipe import Recipe, Results, Trial
-from ._common import IDENTITY, draw, load, retrained, rmsprop
+from ._common import draw, load, logistic_regression, retrained, rmsprop, tuned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +51,28 @@ class Protocol:
     retrain_learning_rate: float = 1e-2  # Adam
 
 
-def _problem(protocol: Protocol, valid: data.Dataset) -> problems.NestedClassifier:
-    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
-    family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
-    return problems.NestedClassifier(valid, valid, networks.MLP((), init_scale=None), family)
-
-
 def measure(
     trial: Trial, dataset: str, pace: dict[str, Any], num_valid: int, num_steps: int, num_rivals: int
 ) -> dict[str, Any]:
     """Distils, trains anew on the result, and on real images for comparison."""
     protocol = trial.protocol
     (valid,) = draw(load(dataset, "train"), (num_valid,), trial.seed)
-    test, problem = load(dataset, "test"), _problem(protocol, valid)
-    tuning = hyper.tune(
-        problem,
-        optimizer=optimizers.adam(pace["learning_rate"]),
-        outer_optimizer=rmsprop(pace["outer_learning_rate"]),
-        method=IDENTITY,
-        num_outer_steps=num_steps,
-        num_inner_steps=pace["inner_steps"],
-        key=trial.key,
-        record_every=num_steps,
-    )
+    test = load(dataset, "test")
+    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
+    family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
+    problem = problems.NestedClassifier(valid, valid, logistic_regression(), family)
+    rates = rmsprop(pace["outer_learning_rate"]), optimizers.adam(pace["learning_rate"])
+    tuning = tuned(trial, problem, rates, (num_steps, pace["inner_steps"]))
     (made, _), weights = tuning.players
 
-    def taught(images: Array) -> float:
+    def taught(examples: Array) -> float:
         """Test accuracy of new weights, trained on one image per class."""
         adam = optimizers.adam(protocol.retrain_learning_rate)
-        anew = retrained(problem, (images, ()), adam, protocol.retrain_steps, trial.seed)
+        anew = retrained(problem, (examples, ()), adam, protocol.retrain_steps, trial.seed)
         return float(problem.accuracy(anew, test))
 
     means = jnp.stack([valid.inputs[valid.labels == c].mean(axis=0) for c in range(valid.num_classes)])
-    real = [taught(images) for images in _choices(valid, num_rivals, trial.seed)]
+    real = [taught(examples) for examples in _choices(valid, num_rivals, trial.seed)]
     return {
         "pixels": made.size,
         "weights along": problem.accuracy(weights, test),
@@ -105,13 +94,9 @@ def _choices(dataset: data.Dataset, num: int, seed: int) -> list[jax.Array]:
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     """The images as published: sigmoid(5 x)."""
     del metrics
-    rows = [np.array(seeds[0]["images"]) for seeds in results.values() if "images" in seeds[0]]
-    figure = matplotlib.figure.Figure(figsize=(9, 1.1 * len(rows)), layout="constrained")
-    for axes, images in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows):
-        for ax, image in zip(axes, images):
-            ax.imshow(1 / (1 + np.exp(-5 * image)), cmap="gray", vmin=0, vmax=1)
-            ax.axis("off")
-    return {"distillation": figure}
+    rows = {name: seeds[0]["images"] for name, seeds in results.items() if "images" in seeds[0]}
+    shown = {name: [(str(i), 1 / (1 + np.exp(-5 * np.array(x)))) for i, x in enumerate(r)] for name, r in rows.items()}
+    return {"distillation": images(shown, cmap="gray", vmin=0, vmax=1)}
 
 
 def _lead_over(rival: str) -> Value:

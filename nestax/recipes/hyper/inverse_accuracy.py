@@ -10,7 +10,6 @@ import numpy as np
 
 from ... import hyper, optimizers
 from .._claims import Metrics, Value, above, at_least, below, claims, equal
-from .._plots import lines
 from .._recipe import Recipe, Results, Trial
 from ._common import rmsprop
 from ._linear import LinearRegression, curvature, regression, with_bias
@@ -177,15 +176,6 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    del results
-    panels = {
-        f"{cell}: cosine": {name: (metrics["counts"], curve["cosine"]) for name, curve in row["curves"].items()}
-        for cell, row in metrics["cells"].items()
-    }
-    return {"comparison": lines(panels, ("products with the Hessian", "cosine"))}
-
-
 def _at(*path: str, published: bool = False) -> Value:
     """An entry of every data set."""
 
@@ -245,6 +235,5 @@ RECIPE = Recipe(
     measure=measure,
     summarize=summarize,
     tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
+from ... import catalogue, data, hyperparameters, networks, optimizers, problems
 from .._claims import Metrics, Value, above, at, below, claims, difference, increasing, ratio, values
 from .._recipe import Recipe, Trial
-from ._common import IDENTITY, histories, rmsprop
+from ._common import histories, rmsprop, size, tuned
 
 TABLE = ("seven, at their initial values", "seven, tuned", "one per unit and recurrent weight, tuned")
 FIXED, SEVEN, MANY = TABLE
@@ -60,16 +60,11 @@ def texts(protocol: Protocol) -> tuple[data.Corpus, data.Corpus, data.Corpus]:
         parts = [data.Corpus(part, names, "made") for part in (tokens[:2_000], tokens[2_000:2_500], tokens[2_500:])]
     else:
         full = [data.penn_treebank(split) for split in ("train", "valid", "test")]
-        words = _frequent(full[0], protocol.vocabulary)
+        unknown = full[0].vocabulary.index("<unk>")
+        counts = collections.Counter(np.asarray(full[0].tokens).tolist()).most_common(protocol.vocabulary)
+        words = [unknown, *[word for word, _ in counts if word != unknown]][: protocol.vocabulary]
         parts = [_with_words(text, words) for text in full]
     return parts[0], parts[1], parts[2]
-
-
-def _frequent(text: data.Corpus, num: int) -> list[int]:
-    """The most frequent words, `<unk>` first."""
-    counts = collections.Counter(np.asarray(text.tokens).tolist())
-    unknown = text.vocabulary.index("<unk>")
-    return [unknown, *[word for word, _ in counts.most_common(num) if word != unknown][: num - 1]]
 
 
 def _with_words(text: data.Corpus, words: list[int]) -> data.Corpus:
@@ -88,22 +83,15 @@ def measure(trial: Trial, method: str) -> dict[str, Any]:
     family = catalogue.lstm_regularization(model, many=method == MANY, rate=protocol.rate)
     sizes = (protocol.length, protocol.batch_size, protocol.batch_size)
     problem = problems.NestedLanguageModel(train, valid, model, family, *sizes)
-    tuning = hyper.tune(
-        problem,
-        optimizer=optax.chain(optax.clip_by_global_norm(protocol.clip), optax.sgd(protocol.learning_rate)),
-        outer_optimizer=optimizers.sgd(0.0) if method == FIXED else optimizers.adam(protocol.outer_learning_rate),
-        method=IDENTITY,
-        num_outer_steps=protocol.num_steps,
-        num_inner_steps=1,
-        key=trial.key,
-        record_every=protocol.num_steps // protocol.num_parts,
-        evaluate=_Perplexity(problem, data.Corpus(test.tokens[: protocol.num_test], test.vocabulary, test.name)),
-    )
-    size = sum(leaf.size for leaf in jax.tree.leaves(tuning.players[0]))
+    outer = optimizers.sgd(0.0) if method == FIXED else optimizers.adam(protocol.outer_learning_rate)
+    inner = optax.chain(optax.clip_by_global_norm(protocol.clip), optax.sgd(protocol.learning_rate))
+    judge = _Perplexity(problem, data.Corpus(test.tokens[: protocol.num_test], test.vocabulary, test.name))
+    steps, parts = (protocol.num_steps, 1), protocol.num_parts
+    tuning = tuned(trial, problem, (outer, inner), steps, parts=parts, evaluate=judge)
     history = [{kind: record[kind] for kind in ("step", "valid", "test")} for record in tuning.history]
     lowest = min(history, key=lambda record: record["valid"])
     return {
-        "hyperparameters": 0 if method == FIXED else size,
+        "hyperparameters": 0 if method == FIXED else size(tuning.players[0]),
         "valid": lowest["valid"],
         "test": lowest["test"],
         **_rates(tuning.players[0], method),
@@ -144,18 +132,15 @@ def overfit(trial: Trial, method: str) -> dict[str, Any]:
 
     model = networks.LSTMLanguageModel(protocol.vocabulary, protocol.overfit_width, protocol.num_layers)
     family = hyperparameters.WeightDecay("weight", protocol.overfit_initial)
-    tuning = hyper.tune(
-        problems.NestedLanguageModel(piece(text), piece(valid), model, family, protocol.length, None, None),
-        optimizer=optimizers.adam(protocol.overfit_learning_rate),
-        outer_optimizer=rmsprop(0.0 if method == KEPT else protocol.overfit_outer_learning_rate),
-        method=IDENTITY,
-        num_outer_steps=protocol.overfit_steps,
-        num_inner_steps=protocol.overfit_inner_steps,
-        key=trial.key,
-        record_every=protocol.overfit_steps // protocol.num_parts,
+    problem = problems.NestedLanguageModel(piece(text), piece(valid), model, family, protocol.length, None, None)
+    outer = rmsprop(0.0 if method == KEPT else protocol.overfit_outer_learning_rate)
+    both, steps = (
+        (outer, optimizers.adam(protocol.overfit_learning_rate)),
+        (protocol.overfit_steps, protocol.overfit_inner_steps),
     )
+    tuning = tuned(trial, problem, both, steps, parts=protocol.num_parts)
     return {
-        "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuning.players[0])),
+        "hyperparameters": size(tuning.players[0]),
         "loss per word": tuning.history[-1]["outer_loss"],  # mean over the last part of the run
         "history": [{"step": r["step"], "valid": r["outer_loss"]} for r in tuning.history],
     }

@@ -8,16 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 
-from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
+from ... import catalogue, data, hyperparameters, networks, optimizers, problems
 from ..._tree import common_dtype
 from .._claims import Metrics, Value, above, at, claims, equal, values
 from .._recipe import Recipe, Trial
-from ._common import IDENTITY, draw, histories, load, load_test, rmsprop
+from ._common import draw, histories, load, load_test, logistic_regression, rmsprop, size, tuned
 
 NETWORKS: dict[str, Callable[[str], networks.AbstractArchitecture]] = {
-    "linear": lambda name: networks.MLP((), init_scale=None),
+    "linear": lambda name: logistic_regression(),
     "mlp": lambda name: networks.MLP(({"digits": 64, "mnist": 784, "cifar10": 3_072}[name],), "relu", None),
     "lenet": lambda name: catalogue.lenet_cifar() if name == "cifar10" else networks.lenet(),
     "alexnet": lambda name: networks.alexnet(),
@@ -79,22 +78,19 @@ def measure(trial: Trial, dataset: str, network: str, **run: Any) -> dict[str, A
     family = hyperparameters.WeightDecay("weight", run["initial"])
     problem = problems.NestedClassifier(train, valid, NETWORKS[network](dataset), family)
     started = time.monotonic()
-    tuning = hyper.tune(
+    tuning = tuned(
+        trial,
         problem,
-        optimizer=optimizers.adam(run["learning_rate"]),
-        outer_optimizer=rmsprop(trial.protocol.outer_learning_rate),
-        method=IDENTITY,
-        num_outer_steps=run["num_steps"],
-        num_inner_steps=trial.protocol.inner_steps,
-        key=trial.key,
-        record_every=run["every"],
+        (rmsprop(trial.protocol.outer_learning_rate), optimizers.adam(run["learning_rate"])),
+        (run["num_steps"], trial.protocol.inner_steps),
+        parts=run["num_steps"] // run["every"],
         evaluate=_Evaluate(problem, load_test(dataset, run["num_test"])),
         callback=lambda record: record["train_accuracy"] == record["valid_accuracy"] == 1,
     )
     last = tuning.history[-1]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
-        "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuning.players[0])),
+        "hyperparameters": size(tuning.players[0]),
         "steps": last["step"],
         **{name: last[f"{name}_accuracy"] for name in ("train", "valid", "test")},
         "valid_loss": last["outer_loss"],

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ... import data, hyper, hyperparameters, networks, optimizers, problems
+from ... import data, hyper, hyperparameters, optimizers, problems
 from .._claims import Metrics, above, at_most, claims
-from .._plots import lines
 from .._recipe import Recipe, Results, Trial, grid
-from ._common import draw, load, load_test, retrained, rmsprop
+from ._common import draw, load, load_test, logistic_regression, retrained, rmsprop, tuned
 
 FAMILIES = {"global": "all", "per weight": "weight"}
 KINDS = {"along": "as they are", "anew": "trained anew"}
@@ -39,21 +38,14 @@ def measure(trial: Trial, size: int, family: str, proportion: float) -> dict[str
     decay = hyperparameters.WeightDecay(FAMILIES[family], protocol.initial)
 
     def problem(train: data.Dataset, valid: data.Dataset) -> problems.NestedClassifier:
-        return problems.NestedClassifier(train, valid, networks.MLP((), init_scale=None), decay)
+        return problems.NestedClassifier(train, valid, logistic_regression(), decay)
 
     (everything,) = draw(load(protocol.data, "train"), (size,), trial.seed)
     whole = problem(everything, everything)
     if num_valid:
-        tuning = hyper.tune(
-            problem(*everything.split(size - num_valid)),
-            optimizer=optimizer,
-            outer_optimizer=rmsprop(protocol.outer_learning_rate),
-            method=hyper.Implicit(hyper.Identity(protocol.learning_rate), residual=False),
-            num_outer_steps=protocol.num_steps,
-            num_inner_steps=1,
-            key=trial.key,
-            record_every=protocol.num_steps,
-        )
+        method = hyper.Implicit(hyper.Identity(protocol.learning_rate), residual=False)
+        both, steps = (rmsprop(protocol.outer_learning_rate), optimizer), (protocol.num_steps, 1)
+        tuning = tuned(trial, problem(*everything.split(size - num_valid)), both, steps, method=method)
         values, along = tuning.players
     else:  # nothing to tune with: no decay at all
         values, along = jax.tree.map(lambda x: x - np.inf, whole.init(trial.key)[0]), None
@@ -74,19 +66,6 @@ def tables(metrics: Metrics) -> dict[str, Any]:
         }
         for size, rows in metrics["accuracies"].items()
     }
-
-
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    del results
-    panels = {
-        f"{size} examples": {
-            f"{family}, {words}": (list(map(float, rows[family])), list(_means(rows[family], kind).values()))
-            for kind, words in KINDS.items()
-            for family in rows
-        }
-        for size, rows in metrics["accuracies"].items()
-    }
-    return {"split": lines(panels, ("proportion for validation", "test accuracy"))}
 
 
 def _means(proportions: dict[str, Any], kind: str, least: float = 0.0) -> dict[float, float]:
@@ -164,6 +143,5 @@ RECIPE = Recipe(
     measure=measure,
     summarize=summarize,
     tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

@@ -12,7 +12,7 @@ from ...evaluation import CLASSICAL, evaluate, tune
 from .._claims import Metrics
 from .._plots import lines
 from .._recipe import Results, Trial
-from .._training import Training, train
+from .._training import Training, shared_seed, train
 
 
 def cells(trainings: Mapping[str, Training], classical: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -32,7 +32,7 @@ def compare(
 ) -> dict[str, Any]:
     """Trains an optimizer, or tunes a classical one for every mark on other seeds, and runs it from fresh points."""
     protocol, name = trial.protocol, trial.cell
-    tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(trial.results.seed), 1))
+    tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(shared_seed(trial)), 1))
     if training is not None:
         optimizer, told = train(training, train_problem, trial.seed, trial.folder)
         learned.save(trial.folder / "optimizer.safetensors", optimizer)
