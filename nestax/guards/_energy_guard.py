@@ -104,7 +104,7 @@ class EnergyGuard(AbstractOptimizer):
     ```python
     >>> import jax, nestax as nx
     >>> problem = nx.problems.BilinearGame.random(jax.random.key(0))
-    >>> circling = nx.optimizers.Extragradient(-0.3)  # the wrong sign: diverges alone
+    >>> circling = nx.optimizers.sgd(0.3)  # both players at once: diverges alone
     >>> guard = nx.guards.EnergyGuard(circling, step_size=10.0)
     >>> solution = nx.solve(problem, guard, num_steps=500, key=jax.random.key(1))
     >>> all(bool(d < 0.1) for d in problem.distances(solution.players))
