@@ -12,7 +12,7 @@ import optax
 
 import nestax as nx
 
-from .helpers import NoisyQuadratic, Quadratic, Trees
+from .helpers import NoisyQuadratic, NoisySaddle, Quadratic, QuadraticSaddle, Trees
 
 
 def quadratic(dtype):
@@ -27,6 +27,14 @@ def trees(dtype):
     return Trees(jnp.asarray(0.7, dtype))
 
 
+def saddle(dtype):
+    return QuadraticSaddle(jnp.array([0.5, 1.0, 3.0], dtype))
+
+
+def noisy_saddle(dtype):
+    return NoisySaddle(noisy(dtype))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An optimizer as the contract tests see it."""
@@ -34,9 +42,14 @@ class Case:
     name: str
     make: Callable  # from a learning rate (float, array or tracer; for a learned optimizer its output scale)
     rate: float = 0.05  # a learning rate at which nothing diverges on `problems`
-    problems: tuple[Callable, ...] = (trees, noisy)  # from a dtype; the first is used where one is enough
+    of: Callable | None = None  # what it is a case of, a public class or function; default `make`
+    problems: tuple[Callable, Callable] = (trees, noisy)  # from a dtype; the first is used where one is enough
+    small: Callable = quadratic  # from a dtype; deterministic
     reference: Callable | None = None  # the same as a plain Optax transformation, from a float
+    sweepable: bool = True  # `make` takes an array: the learning rate is a leaf
     differentiable: bool = True  # the gradient with respect to the learning rate exists
+    exact: bool = True  # the derivatives of its step are those of what it computes
+    exact_state: bool = True  # those of the next state, too; else they hold for the players alone
     needs_loss: bool = False  # its Optax form compares losses: it takes `value_fn`, and must see all parameters
     holds_players: bool = False  # its state holds iterates, in the dtype of the players
     rtol: float = 1e-12  # compiled against not compiled, batched against single, in float64: rounding only
@@ -82,6 +95,32 @@ def decaying_sgd(learning_rate):
     return optax.sgd(optax.exponential_decay(learning_rate, transition_steps=2, decay_rate=0.7))
 
 
+def aggregated_momentum(learning_rate):
+    momenta = jnp.array([0.0, 0.5, 0.9])
+    return nx.optimizers.aggregated_momentum(jnp.broadcast_to(jnp.asarray(learning_rate, float) / 3, (3,)), momenta)
+
+
+def linked_momentum(learning_rate):
+    matrix, weights = jnp.array([[0.6, 0.3], [-0.3, 0.6]]), jnp.array([1.0, 0.5])
+    return nx.optimizers.linked_momentum(matrix, weights, jnp.asarray(learning_rate, float) * jnp.array([1.0, -0.5]))
+
+
+def hierarchical(cls):
+    return lambda rate: cls((2, 3, 3), 2, rates=(rate / 2, rate), second_derivatives=True, key=jax.random.key(0))
+
+
+def twin_lstm(scale):
+    return nx.learned.TwinLSTM((3,), output_scale=scale, second_derivatives=True, key=jax.random.key(0))
+
+
+def twin_krylov(first_step):
+    return nx.learned.TwinKrylov((3,), memory=2, first_step=first_step, max_first_step=10.0, key=jax.random.key(0))
+
+
+GUARD = {"problems": (quadratic, noisy), "needs_loss": True, "exact_state": False}
+ZERO_SUM = {"problems": (saddle, noisy_saddle), "small": saddle}
+HIERARCHICAL = {"problems": (quadratic, noisy), "sweepable": False, "differentiable": False}
+
 CASES = (
     Case("sgd", nx.optimizers.sgd, reference=optax.sgd),
     Case("momentum", nx.optimizers.momentum, reference=lambda lr: optax.sgd(lr, momentum=0.9)),
@@ -96,25 +135,101 @@ CASES = (
         # a float64 array: for a Python float Optax computes the schedule in float32 even where float64 is enabled
         reference=lambda lr: decaying_sgd(jnp.asarray(lr, jnp.float64)),
     ),
+    Case("decaying", lambda lr: nx.optimizers.decaying_sgd(lr, 2.0), of=nx.optimizers.decaying_sgd),
     Case("complex-momentum", nx.optimizers.complex_momentum),
     Case("complex-adam", nx.optimizers.complex_adam),
-    Case("alternating", lambda lr: nx.optimizers.Alternating(nx.optimizers.momentum(lr, 0.5))),
+    Case("aggregated-momentum", aggregated_momentum, of=nx.optimizers.aggregated_momentum),
+    Case("linked-momentum", linked_momentum, of=nx.optimizers.linked_momentum),
+    Case(
+        "simultaneous",
+        lambda lr: nx.optimizers.Simultaneous(nx.optimizers.adam(lr)),
+        of=nx.optimizers.Simultaneous,
+        reference=optax.adam,
+    ),
+    Case(
+        "alternating",
+        lambda lr: nx.optimizers.Alternating(nx.optimizers.momentum(lr, 0.5)),
+        of=nx.optimizers.Alternating,
+    ),
     Case("extragradient", nx.optimizers.Extragradient),
     Case("optimistic", nx.optimizers.OptimisticGradient),
     Case("symplectic", nx.optimizers.SymplecticGradientAdjustment),
-    Case("lola", lambda lr: nx.optimizers.LOLA(lr, 0.5)),
+    Case("consensus", lambda lr: nx.optimizers.ConsensusOptimization(lr, 0.2), of=nx.optimizers.ConsensusOptimization),
+    Case("lola", lambda lr: nx.optimizers.LOLA(lr, 0.5), of=nx.optimizers.LOLA),
+    Case("lookahead", lambda lr: nx.optimizers.LookAhead(lr, 0.5), of=nx.optimizers.LookAhead),
+    Case("taylor-lola", lambda lr: nx.optimizers.TaylorLOLA(lr, 0.5), of=nx.optimizers.TaylorLOLA),
+    Case("exact-lola", lambda lr: nx.optimizers.ExactLOLA(lr, 0.5), of=nx.optimizers.ExactLOLA),
+    # One candidate: the others are drawn, and draws differ between dtypes.
+    Case("k-beam", lambda lr: nx.optimizers.KBeam(lr, 1), of=nx.optimizers.KBeam, holds_players=True, **ZERO_SUM),
+    Case("swapped", nx.optimizers.SwappedGradient, **ZERO_SUM),
     # An iterative solve may take one iteration more or less where its tolerance is met: it is set below rounding.
-    Case("competitive", lambda lr: nx.optimizers.CompetitiveGradientDescent(lr, tolerance=1e-14), rtol=1e-10),
+    Case(
+        "competitive",
+        lambda lr: nx.optimizers.CompetitiveGradientDescent(lr, tolerance=1e-14),
+        of=nx.optimizers.CompetitiveGradientDescent,
+        rtol=1e-10,
+    ),
+    Case(
+        "ridge",
+        lambda lr: nx.optimizers.FollowTheRidge(lr, tolerance=1e-14),
+        of=nx.optimizers.FollowTheRidge,
+        rtol=1e-10,
+        **ZERO_SUM,
+    ),
     Case("anchoring", nx.optimizers.Anchoring),
-    Case("halpern", halpern),
+    Case("halpern", halpern, of=nx.optimizers.Halpern),
     # Whether a proposal is accepted jumps with the learning rate, here nowhere near `rate`.
-    Case("energy-guard", energy_guard),
-    # Guards are for one player. Which candidate is taken jumps with the learning rate, here nowhere near `rate`.
-    Case("loss-guard", loss_guard, problems=(quadratic, noisy), needs_loss=True),
-    Case("adaptive-guard", adaptive_guard, problems=(quadratic, noisy), needs_loss=True),
-    Case("safeguard", safeguard, problems=(quadratic, noisy), needs_loss=True, holds_players=True),
-    Case("residual-guard", residual_guard, problems=(quadratic, noisy), needs_loss=True),
+    # Where the players are those that it led to it has their resolvent already; next to them it jumps, to a new one.
+    Case("energy-guard", energy_guard, of=nx.guards.EnergyGuard, exact=False),
+    # Guards are for one player, and the statistics of their decisions are constants. Which candidate is taken jumps
+    # with the learning rate, here nowhere near `rate`.
+    Case(
+        "loss-guard",
+        loss_guard,
+        of=nx.guards.LossGuard,
+        problems=(quadratic, noisy),
+        needs_loss=True,
+        exact_state=False,
+    ),
+    Case("adaptive-guard", adaptive_guard, **GUARD),
+    Case("safeguard", safeguard, of=nx.guards.safeguard, holds_players=True, **GUARD),
+    Case(
+        "residual-guard",
+        residual_guard,
+        of=nx.guards.ResidualGuard,
+        problems=(quadratic, noisy),
+        needs_loss=True,
+        exact_state=False,
+    ),
     # Second derivatives on: otherwise the gradient with respect to the scale is the first-order one, by design.
-    Case("l2o-dm", lambda s: nx.learned.L2ODM((3,), scale=s, second_derivatives=True, key=jax.random.key(0))),
-    Case("rnnprop", lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0))),
+    Case(
+        "l2o-dm",
+        lambda s: nx.learned.L2ODM((3,), scale=s, second_derivatives=True, key=jax.random.key(0)),
+        of=nx.learned.L2ODM,
+    ),
+    Case(
+        "rnnprop",
+        lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0)),
+        of=nx.learned.RNNprop,
+    ),
+    # Rates of hierarchical optimizers are the range of a random draw, so no leaves.
+    Case("l2o-scale", hierarchical(nx.learned.HierarchicalRNN), of=nx.learned.HierarchicalRNN, **HIERARCHICAL),
+    Case(
+        "attended-l2o-scale",
+        hierarchical(nx.learned.AttendedHierarchicalRNN),
+        of=nx.learned.AttendedHierarchicalRNN,
+        **HIERARCHICAL,
+    ),
+    Case("twin-lstm", twin_lstm, of=nx.learned.TwinLSTM, **ZERO_SUM),
+    # What a network sees of the residual is held constant, by design: directions are paid by what is learned from them.
+    # Near convergence the orthogonalization divides small numbers by small numbers.
+    Case(
+        "twin-krylov",
+        twin_krylov,
+        of=nx.learned.TwinKrylov,
+        exact=False,
+        differentiable=False,
+        rtol=1e-6,
+        **ZERO_SUM,
+    ),
 )

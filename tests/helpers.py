@@ -87,6 +87,33 @@ class Wells(nx.AbstractDeterministicProblem):
         return (0.25 * (x**2 - 1) ** 2 + 0.3 * x * y, 0.25 * (y**2 - 1) ** 2 - 0.1 * x * y**2)
 
 
+class QuadraticSaddle(nx.AbstractMinimax, nx.AbstractDeterministicProblem):
+    r"""$\tfrac12 \sum_i h_i (x_i^2 - y_i^2) + x^\top y + \tfrac1{10} \sum_i x_i^3 y_i$: not linear."""
+
+    curvature: Float[Array, "..."]
+
+    def init(self, key):
+        shape, dtype = self.curvature.shape, self.curvature.dtype
+        return jnp.ones(shape, dtype), jax.random.uniform(key, shape, dtype, 0.3, 0.7)
+
+    def payoff(self, players, sample):
+        x, y = players
+        return jnp.sum(0.5 * self.curvature * (x**2 - y**2) + x * y + 0.1 * x**3 * y)
+
+
+class NoisySaddle(nx.AbstractMinimax):
+    r"""$\tfrac12 \lVert x - \xi \rVert^2 + x^\top y - \tfrac12 \lVert y \rVert^2$, $\xi$ normal."""
+
+    noisy: NoisyQuadratic
+
+    def init(self, key):
+        return tuple(self.noisy.init(k)[0] for k in jax.random.split(key))
+
+    def payoff(self, players, sample):
+        x, y = players
+        return 0.5 * jnp.sum((x - self.noisy.noise(sample)) ** 2) + x @ y - 0.5 * jnp.sum(y**2)
+
+
 class Chart(nx.AbstractDeterministicProblem):
     """Any functions as a problem: `losses[i](*players)` is the loss of player i."""
 
@@ -108,7 +135,8 @@ class CountTraces(nx.AbstractProblem):
 
     @staticmethod
     def of(problem):
-        return CountTraces(problem, Counter())
+        count = CountMinimaxTraces if isinstance(problem, nx.AbstractMinimax) else CountTraces
+        return count(problem, Counter())
 
     def init(self, key):
         return self.problem.init(key)
@@ -119,6 +147,23 @@ class CountTraces(nx.AbstractProblem):
     def losses(self, players, sample):
         self.counter.append(None)
         return self.problem.losses(players, sample)
+
+
+class CountMinimaxTraces(nx.AbstractMinimax):
+    """`CountTraces` of a zero-sum game."""
+
+    problem: nx.AbstractMinimax
+    counter: list = eqx.field(static=True)
+
+    def init(self, key):
+        return self.problem.init(key)
+
+    def samples(self, key, num):
+        return self.problem.samples(key, num)
+
+    def payoff(self, players, sample):
+        self.counter.append(None)
+        return self.problem.payoff(players, sample)
 
 
 class Counter(list):

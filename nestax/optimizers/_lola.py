@@ -5,13 +5,13 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._checks import named, nonnegative
 from .._gradients import evaluate_losses
 from .._optimizer import AbstractGradientOptimizer
 from .._problem import AbstractProblem, Players, Sample
-from .._tree import add_scaled, dot, upcast_dtype
+from .._tree import add_scaled
 from ._adjusted import AbstractAdjustedGradient, as_base
 from ._play import own_gradient, replace_player
 
@@ -19,47 +19,62 @@ from ._play import own_gradient, replace_player
 class AbstractAnticipation(AbstractAdjustedGradient):
     r"""Each player descends on its own loss after an assumed step of $-\eta\, \partial_j L_j$ by every other player.
 
-    A subclass says what that loss is, and thereby which terms are differentiated. All players move at once. A step of
-    two players counts 4 gradients: the players' own, those of the others' losses, and one product of the game Jacobian;
-    in general $1 + 3 (n - 1)$.
+    A subclass says which terms of that are kept. All players move at once. A step of two players counts 4 gradients:
+    the players' own, those of the others' losses, and one product of the game Jacobian; in general $1 + 3 (n - 1)$.
     """
 
     opponent_rate: eqx.AbstractVar[Float[Array, ""]]
 
     @abc.abstractmethod
-    def anticipated_loss(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> Float[Array, ""]:
-        """The loss on which player `i` descends. Its gradient with respect to `players[i]` is taken."""
+    def anticipating_gradient(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+        """The direction against which player `i` moves, with the structure of `players[i]`."""
 
     def adjusted_gradient(self, problem: AbstractProblem, players: Players, sample: Sample):
-        def gradient(i):
-            def loss(own):
-                return self.anticipated_loss(problem, replace_player(players, i, own), sample, i)
-
-            return jax.grad(loss)(players[i])
-
         losses = jnp.stack(evaluate_losses(problem, players, sample))
-        num = len(players)
-        return losses, tuple(gradient(i) for i in range(num)), 1 + 3 * (num - 1)
+        gradients = tuple(self.anticipating_gradient(problem, players, sample, i) for i in range(len(players)))
+        return losses, gradients, 1 + 3 * (len(players) - 1)
 
-    def expanded_loss(
-        self, problem: AbstractProblem, players: Players, sample: Sample, i: int, hold_effect: bool, hold_step: bool
-    ) -> Float[Array, ""]:
-        r"""$L_i - \eta \sum_{j \ne i} (\partial_j L_i)^\top \partial_j L_j$; either factor may be held constant."""
 
-        def loss_of(others):
-            merged = tuple(players[i] if j == i else others[j] for j in range(len(players)))
-            return evaluate_losses(problem, merged, sample)[i]
+# The terms of the expansion as products of Jacobians, with every factor a function of the players: so they can be
+# differentiated again, which a factor that is held constant in the gradient of an expanded loss could not.
 
-        loss, effects = jax.value_and_grad(loss_of)(players)  # where the others' moves take this player's loss
-        for j in range(len(players)):
-            if j != i:
-                effect, step = effects[j], own_gradient(problem, players, sample, j)[1]
-                effect = jax.lax.stop_gradient(effect) if hold_effect else effect
-                step = jax.lax.stop_gradient(step) if hold_step else step
-                product = dot(effect, step)
-                loss = loss.astype(upcast_dtype(loss.dtype))
-                loss = loss - (self.opponent_rate.astype(product.dtype) * product).astype(loss.dtype)
-        return loss
+
+def _own(problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+    return own_gradient(problem, players, sample, i)[1]
+
+
+def _others(players: Players, i: int) -> list[int]:
+    return [j for j in range(len(players)) if j != i]
+
+
+def _shaping(problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+    r"""$\sum_{j \ne i} (\partial_i \partial_j L_j)^\top\, \partial_j L_i$: the effect on the others' steps."""
+    others = _others(players, i)
+    if not others:
+        return jax.tree.map(jnp.zeros_like, players[i])
+
+    def steps(own):
+        moved = replace_player(players, i, own)
+        return tuple(_own(problem, moved, sample, j) for j in others)
+
+    effects = jax.grad(lambda p: evaluate_losses(problem, p, sample)[i])(players)
+    return jax.vjp(steps, players[i])[1](tuple(effects[j] for j in others))[0]
+
+
+def _yielding(problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+    r"""$\sum_{j \ne i} (\partial_i \partial_j L_i)^\top\, \partial_j L_j$: the effect of the others' steps."""
+    others = _others(players, i)
+    if not others:
+        return jax.tree.map(jnp.zeros_like, players[i])
+
+    def gradient(theirs):
+        moved = players
+        for j, player in zip(others, theirs):
+            moved = replace_player(moved, j, player)
+        return _own(problem, moved, sample, i)
+
+    at = tuple(players[j] for j in others)
+    return jax.jvp(gradient, (at,), (tuple(_own(problem, players, sample, j) for j in others),))[1]
 
 
 class LOLA(AbstractAnticipation):
@@ -68,9 +83,9 @@ class LOLA(AbstractAnticipation):
     $$\tilde g_i = \partial_i L_i - \eta \sum_{j \ne i} (\partial_i \partial_j L_j)^\top\, \partial_j L_i$$
 
     Player $i$ takes into account how its own move changes the others' next step, to first order in $\eta$. In the
-    iterated prisoner's dilemma it finds tit for tat where gradient descent defects. Stop-gradient on $\partial_j L_i$
-    in $L_i - \eta \sum_j (\partial_j L_i)^\top \partial_j L_j$ gives this rule; on $\partial_j L_j$ it gives
-    `LookAhead`; none gives `TaylorLOLA`, whose gradient is that of both minus the plain one.
+    iterated prisoner's dilemma it finds tit for tat where gradient descent defects. In the gradient of
+    $L_i - \eta \sum_j (\partial_j L_i)^\top \partial_j L_j$ this rule holds $\partial_j L_i$ constant, `LookAhead`
+    holds $\partial_j L_j$ constant, and `TaylorLOLA` neither.
 
     **Arguments:**
 
@@ -92,8 +107,9 @@ class LOLA(AbstractAnticipation):
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
     opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
-    def anticipated_loss(self, problem, players, sample, i):
-        return self.expanded_loss(problem, players, sample, i, hold_effect=True, hold_step=False)
+    def anticipating_gradient(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+        shaping = _shaping(problem, players, sample, i)
+        return add_scaled(_own(problem, players, sample, i), -self.opponent_rate, shaping)
 
 
 class LookAhead(AbstractAnticipation):
@@ -121,8 +137,9 @@ class LookAhead(AbstractAnticipation):
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
     opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
-    def anticipated_loss(self, problem, players, sample, i):
-        return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=True)
+    def anticipating_gradient(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+        yielding = _yielding(problem, players, sample, i)
+        return add_scaled(_own(problem, players, sample, i), -self.opponent_rate, yielding)
 
 
 class TaylorLOLA(AbstractAnticipation):
@@ -146,8 +163,10 @@ class TaylorLOLA(AbstractAnticipation):
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
     opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
-    def anticipated_loss(self, problem, players, sample, i):
-        return self.expanded_loss(problem, players, sample, i, hold_effect=False, hold_step=False)
+    def anticipating_gradient(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+        terms = (_shaping(problem, players, sample, i), _yielding(problem, players, sample, i))
+        terms = jax.tree.map(jnp.add, *terms)
+        return add_scaled(_own(problem, players, sample, i), -self.opponent_rate, terms)
 
 
 class ExactLOLA(AbstractAnticipation):
@@ -172,9 +191,13 @@ class ExactLOLA(AbstractAnticipation):
     optimizer: AbstractGradientOptimizer = eqx.field(converter=as_base)
     opponent_rate: Float[Array, ""] = eqx.field(converter=named(nonnegative, "opponent_rate"))
 
-    def anticipated_loss(self, problem, players, sample, i):
-        ahead = tuple(
-            own if j == i else add_scaled(own, -self.opponent_rate, own_gradient(problem, players, sample, j)[1])
-            for j, own in enumerate(players)
-        )
-        return evaluate_losses(problem, ahead, sample)[i]
+    def anticipating_gradient(self, problem: AbstractProblem, players: Players, sample: Sample, i: int) -> PyTree:
+        def loss(own):
+            moved = replace_player(players, i, own)
+            ahead = tuple(
+                player if j == i else add_scaled(player, -self.opponent_rate, _own(problem, moved, sample, j))
+                for j, player in enumerate(moved)
+            )
+            return evaluate_losses(problem, ahead, sample)[i]
+
+        return jax.grad(loss)(players[i])

@@ -1,5 +1,6 @@
 """What every optimizer promises, checked on every case of `tests/cases.py`."""
 
+import inspect
 import itertools
 
 import equinox as eqx
@@ -10,11 +11,37 @@ import optax
 import pytest
 
 import nestax as nx
+from nestax.dynamics._coordinates import ravel_real
 
-from ..cases import CASES, noisy, quadratic
+from ..cases import CASES
 from ..helpers import CountTraces, assert_close, begin, cast, central_difference, entry, shapes, unroll
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
+sweepable = pytest.mark.parametrize("case", [case for case in CASES if case.sweepable], ids=str)
+
+# Public functions that return an optimizer, of which there is no case: they make none of their own.
+NO_CASE = {nx.optimizers.as_optimizer, nx.optimizers.as_gradient_optimizer, nx.learned.load, nx.learned.preset}
+
+
+def public_optimizers(packages):
+    """All concrete public classes of optimizers, and all public functions that return one."""
+    for package in packages:
+        for name, value in vars(package).items():
+            made = inspect.signature(value).return_annotation if inspect.isfunction(value) else value
+            is_optimizer = inspect.isclass(made) and issubclass(made, nx.AbstractOptimizer)
+            if is_optimizer and not name.startswith("_") and not inspect.isabstract(value):
+                yield value
+
+
+def without_case(packages, cases):
+    return set(public_optimizers(packages)) - NO_CASE - {case.of or case.make for case in cases}
+
+
+def test_every_public_optimizer_has_a_case():
+    packages = (nx, nx.optimizers, nx.learned, nx.guards)
+    assert without_case(packages, CASES) == {nx.optimizers.Optax}  # the case "adamw"
+    assert nx.optimizers.LOLA in without_case(packages, [c for c in CASES if c.name != "lola"])
+    assert nx.optimizers.sgd in without_case(packages, [c for c in CASES if c.name != "sgd"])
 
 
 STEPS = 5  # one length everywhere, so that the tests share their compilations
@@ -54,7 +81,7 @@ def test_compiled_equals_not_compiled(case, key):
 
 @cases
 def test_vmap_over_seeds_equals_a_loop(case, key):
-    run = eqx.Partial(unroll, noisy(jnp.float64), case.make(case.rate), STEPS)
+    run = eqx.Partial(unroll, case.problems[1](jnp.float64), case.make(case.rate), STEPS)
     keys = jax.random.split(key, 3)
     batch = jax.vmap(run)(keys)
     for i in range(3):
@@ -62,7 +89,7 @@ def test_vmap_over_seeds_equals_a_loop(case, key):
         assert_close(entry(numbers(batch), i), numbers(single), rtol=case.rtol, atol=1e-14)
 
 
-@cases
+@sweepable
 def test_vmap_over_learning_rates_equals_a_loop(case, key):
     problem = case.problems[0](jnp.float64)
     rates = case.rate * jnp.array([0.5, 1.0, 1.5])
@@ -99,7 +126,7 @@ def test_float32_players_stay_float32_with_float64_enabled(case, key):
 
 @cases
 def test_bfloat16_players_keep_a_float32_state(case, key):
-    problem, optimizer = quadratic(jnp.bfloat16), case.make(case.rate)
+    problem, optimizer = case.small(jnp.bfloat16), case.make(case.rate)
     (players, state), _ = begin(problem, optimizer, STEPS, key)
     narrow = unroll(problem, optimizer, STEPS, key)
     assert narrow.result == nx.RESULTS.successful
@@ -107,14 +134,14 @@ def test_bfloat16_players_keep_a_float32_state(case, key):
     for leaf in jax.tree.leaves((state, narrow.carry[1])):
         if eqx.is_inexact_array(leaf):
             assert leaf.dtype in SINGLE or (case.holds_players and leaf.dtype == jnp.bfloat16)
-    wide = unroll(quadratic(jnp.float64), optimizer, STEPS, key, cast(players, jnp.float64))
+    wide = unroll(case.small(jnp.float64), optimizer, STEPS, key, cast(players, jnp.float64))
     # 8 bits of mantissa, players at most 1, 5 steps: errors up to 5 * 2**-9, where the steps add up to 0.1 and more
     assert_close(cast(narrow.carry[0], jnp.float64), wide.carry[0], atol=0.02, rtol=0.02)
 
 
-@cases
+@sweepable
 def test_one_trace_for_three_learning_rates(case, key):
-    problem = CountTraces.of(noisy(jnp.float64))
+    problem = CountTraces.of(case.problems[1](jnp.float64))
     runs = []
     for rate in (0.5 * case.rate, case.rate, jnp.array([1.5 * case.rate])[0]):  # two floats and an array
         optimizer = case.make(rate)
@@ -128,9 +155,34 @@ def test_one_trace_for_three_learning_rates(case, key):
     assert counts == [counts[0]] * 3
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=str)
+def test_the_jacobian_of_a_step(case, key):
+    """Products with the Jacobian of a step, state included, against central differences."""
+    problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
+    carry, xs = begin(problem, optimizer, 1, key)
+    x, optimizer_step = entry(xs, 0), nx.OptimizerStep(problem, optimizer)
+    moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
+    point, unravel = ravel_real(moving)
+
+    @eqx.filter_jit
+    def step(flat, fixed):
+        new, fixed = eqx.partition(optimizer_step(eqx.combine(unravel(flat), fixed), x)[0], eqx.is_inexact_array)
+        return ravel_real(new)[0], fixed
+
+    for _ in range(2):  # to where no buffer is zero any more
+        point, fixed = step(point, fixed)
+    jacobian = nx.dynamics.step_jacobian(optimizer_step, eqx.combine(unravel(point), fixed), x)
+    compared = point.size if case.exact_state else ravel_real(carry[0])[0].size
+    for seed in range(2):
+        direction = point * jax.random.normal(jax.random.fold_in(key, seed), point.shape)  # at the scale of each
+        expected = central_difference(lambda t, v=direction: step(point + t * v, fixed)[0], 0.0, step=1e-5)[:compared]
+        tolerance = 1e-7 * float(jnp.linalg.norm(expected))
+        np.testing.assert_allclose(jacobian.mv(direction)[:compared], expected, rtol=1e-6, atol=tolerance)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=str)
 def test_gradient_with_respect_to_the_learning_rate(case, key):
-    problem = quadratic(jnp.float64)
+    problem = case.small(jnp.float64)
 
     def final_loss(rate):
         players, _ = unroll(problem, case.make(rate), STEPS, key).carry
