@@ -1,8 +1,9 @@
-"""The types of arguments, checked once for everything public, by the annotations that are there anyway.
+"""The arguments of everything public, checked once: their types by annotation, their values by what names mean.
 
 A package's `__init__` ends with `check_arguments(globals())`: its functions, and the constructors of its classes, then
-refuse an argument of another type with one sentence that names it. Values (a negative rate, a count of zero) are the
-business of each constructor; see `_checks`. Internal calls go to the modules themselves and pay nothing for functions.
+refuse an argument of another type with one sentence that names it. Names mean the same everywhere, so a few values are
+refused here, too: a number that is NaN, a negative count, a negative tolerance. All other values are the business of
+each constructor; see `_checks`. Internal calls go to the modules themselves and pay nothing for functions.
 """
 
 import collections.abc
@@ -12,17 +13,16 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
 from jaxtyping import AbstractArray, PRNGKeyArray
 
-from ._checks import describe, unknown_name
+from ._checks import describe, is_concrete, unknown_name
 
 Test = Callable[[Any], bool]
 _ANY: Test = lambda value: True  # noqa: E731
@@ -41,14 +41,20 @@ def check_arguments(namespace: dict[str, Any]) -> None:
             namespace[name] = checked(value)
 
 
-def checked(function: Callable[..., Any], title: str | None = None, skip: int = 0) -> Callable[..., Any]:
-    """`function`, with its arguments checked first; `skip` of them, such as `self`, are not."""
-    title = title or function.__name__
+def checked(
+    function: Callable[..., Any], title: str | None = None, skip: int = 0, types: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """`function`, with its arguments checked first; `skip` of them, such as `self`, are not.
+
+    `types` stand in place of annotations: Equinox gives a field with a converter the converter's.
+    """
+    title, known = title or function.__name__, types or {}
+    measured = function.__module__.startswith("nestax.measures")  # what was measured may be NaN
 
     @functools.cache  # at the first call, so that an import pays nothing
     def tests() -> tuple[inspect.Signature, dict[str, tuple[Test, Any]]]:
         signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())
+        parameters = [p.replace(annotation=known.get(p.name, p.annotation)) for p in signature.parameters.values()]
         return signature, {p.name: _understand(p) for p in parameters[skip:]}
 
     @functools.wraps(function)
@@ -64,13 +70,43 @@ def checked(function: Callable[..., Any], title: str | None = None, skip: int = 
         for name, value in bound.arguments.items():
             if name in by_name:
                 test, wanted = by_name[name]
-                if not test(value):
+                wanted = wanted if not test(value) else _wrong_value(name, value, measured)
+                if wanted:
                     error = ValueError(f"{title}: `{name}` must be {wanted}, got {_describe(value)}.")
                     raise _better(error, function, args, kwargs, name) if skip and not inspect.isclass(value) else error
         return function(*args, **kwargs)
 
+    wrapper.tests = tests  # pyright: ignore[reportAttributeAccessIssue]
     wrapper.__wrapped_public__ = True  # pyright: ignore[reportAttributeAccessIssue]
     return wrapper
+
+
+_COUNTS = ("num_", "max_", "_steps", "_size", "_every")
+_COUNT_NAMES = {"num", "player", "seed", "tokens", "width", "length", "window", "rank", "every", "horizon", "unroll"}
+_COUNT_NAMES |= {"resolution", "columns", "dim"}
+_NONNEGATIVE = {"tolerance", "rtol", "atol", "eps", "std", "std_tolerance", "inner_tolerance", "checkpoint_seconds"}
+_NONNEGATIVE |= {"accuracy", "floor", "start_bound", "growth", "slack", "bound"}
+_MAY_BE_COMPLEX = {"eigenvalues", "momentum", "momenta", "coefficients", "values", "sample", "players", "x"}
+_SCANNED = 10_000  # numbers of an array that are looked at
+
+
+def _wrong_value(name: str, value: Any, measured: bool) -> str | None:
+    """What a number of this name must be, if this one is not: whatever has values that may be looked at."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+        return None
+    if not is_concrete(value) or np.size(value) > _SCANNED or not _has_kind(value, "if"):
+        return None
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a number of at most 64 bits"
+    array = np.asarray(value, np.float64)
+    if not measured and np.any(np.isnan(array)):
+        return "a number"
+    if array.shape == () and array == -np.inf:
+        return "above minus infinity"
+    count = name in _COUNT_NAMES or any(name.startswith(x) if x.endswith("_") else name.endswith(x) for x in _COUNTS)
+    if (name in _NONNEGATIVE or (count and np.issubdtype(np.asarray(value).dtype, np.integer))) and np.any(array < 0):
+        return "at least 0"
+    return None
 
 
 def _better(error: ValueError, init: Callable[..., Any], args: Any, kwargs: Any, name: str) -> Exception:
@@ -88,12 +124,17 @@ def _check_constructor(cls: type) -> None:
     init = cls.__dict__.get("__init__")
     if init is None or hasattr(init, "__wrapped_public__") or inspect.isabstract(cls):
         return
-    if issubclass(cls, eqx.Module) or dataclasses.is_dataclass(cls):
-        type.__setattr__(cls, "__init__", checked(init, cls.__name__, skip=1))  # past what Equinox does to methods
+    if inspect.isfunction(init) and not issubclass(cls, BaseException):
+        generated = dataclasses.is_dataclass(cls) and init.__code__.co_filename == "<string>"
+        types = {f.name: f.type for f in dataclasses.fields(cls)} if generated else None
+        type.__setattr__(cls, "__init__", checked(init, cls.__name__, 1, types))  # past what Equinox does to methods
 
 
 def _understand(parameter: inspect.Parameter) -> tuple[Test, Any]:
     test, wanted = _test(parameter.annotation)
+    if _is_array_like(parameter.annotation) and parameter.name not in _MAY_BE_COMPLEX:
+        either = test
+        test, wanted = lambda value: either(value) and not _has_kind(value, "c"), "a real number or an array"
     if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
         return (lambda values: all(test(value) for value in values)), wanted
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -119,7 +160,8 @@ def _test(annotation: Any) -> tuple[Test, Any]:
             sentences = [wanted for wanted in sentences if wanted not in ("a number", "an array", "an integer")]
         return (lambda value: any(test(value) for test, _ in parts)), _Either(sentences)
     if origin is typing.Literal:
-        return (lambda value: value in arguments), "one of " + ", ".join(map(repr, arguments))
+        test = lambda value: any(type(value) is type(a) and value == a for a in arguments)  # noqa: E731
+        return test, "one of " + ", ".join(map(repr, arguments))
     if annotation in _PLAIN:
         return _PLAIN[annotation]
     if origin is type:
@@ -128,6 +170,12 @@ def _test(annotation: Any) -> tuple[Test, Any]:
         return callable, "a function"
     if inspect.isclass(annotation) and issubclass(annotation, AbstractArray):
         return _array_test(annotation)
+    if inspect.isclass(annotation) and annotation.__module__.split(".")[0] in (
+        "numpy",
+        "jax",
+        "jaxlib",
+    ):  # the parts of `ArrayLike`
+        return _PLAIN[jax.Array]
     container = origin if inspect.isclass(origin) else annotation
     if inspect.isclass(container):
         if issubclass(container, tuple | list | set | frozenset) or container in _CONTAINERS:
@@ -173,6 +221,11 @@ class _TypeName:
                 names.append(f"`{cls.__name__}`")
         many = "" if names == [f"`{self.cls.__name__}`"] or not names else f" (such as {', '.join(names)})"
         return f"an object of the type `{self.cls.__name__}`{many}"
+
+
+def _is_array_like(annotation: Any) -> bool:
+    parts = typing.get_args(annotation)
+    return all(part in parts for part in (jax.Array, complex, float))
 
 
 def _is_protocol(cls: type) -> bool:

@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ._public import check_arguments as _check_arguments
 from ._storage import append_line
 
 Record = Mapping[str, Any]
@@ -112,3 +113,6 @@ class TensorBoard:
             self._writer.close()
             atexit.unregister(self.close)
             self._writer = None
+
+
+_check_arguments(globals())

@@ -24,7 +24,7 @@ ALLOWED = {
     "_progress": set(),
     "_storage": {"_version"},
     "_fingerprint": set(),
-    "loggers": {"_storage"},
+    "loggers": {"_public", "_storage"},
     "_folder": {"_storage", "_version"},
     "_report": {"_storage"},
     "_run": {"_storage", "_fingerprint", "_folder", "_report", "_progress", "loggers"},

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import positive
+from .._checks import named, positive
 from .._gradients import evaluate_losses, game_jvp
 from .._rollout import AbstractStep, rollout
 from ._coordinates import ravel_real
@@ -32,7 +32,7 @@ class Jump(AbstractMove):
     `RandomDirections` at the same length.
     """
 
-    length: Float[Array, ""] = eqx.field(converter=positive, default=1.0)
+    length: Float[Array, ""] = eqx.field(converter=named(positive, "length"), default=1.0)
 
     def __call__(self, game, flats, directions):
         del game
@@ -46,7 +46,7 @@ class UntilTurn(AbstractMove):
     **Arguments:** `step_size`: default 0.1. `max_steps`: default 100.
     """
 
-    step_size: Float[Array, ""] = eqx.field(converter=positive, default=0.1)
+    step_size: Float[Array, ""] = eqx.field(converter=named(positive, "step_size"), default=0.1)
     max_steps: int = eqx.field(static=True, default=100)
 
     def __call__(self, game, flats, directions):
@@ -86,7 +86,7 @@ class PowerOnStep(AbstractRidge):
     **Arguments:** `learning_rate`: $\alpha$. `num_iterations`: one Hessian-vector product each. Default 1.
     """
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=positive)
+    learning_rate: Float[Array, ""] = eqx.field(converter=named(positive, "learning_rate"))
     num_iterations: int = eqx.field(static=True, default=1)
 
     def update(self, product, direction):
@@ -113,7 +113,7 @@ class Ride(AbstractMove):
     **Source:** J. Parker-Holder et al., *Ridge Rider*, NeurIPS 2020.
     """
 
-    step_size: Float[Array, ""] = eqx.field(converter=positive, default=0.05)
+    step_size: Float[Array, ""] = eqx.field(converter=named(positive, "step_size"), default=0.05)
     max_steps: int = eqx.field(static=True, default=200)
     ridge: AbstractRidge = NearestEigenvector()
 

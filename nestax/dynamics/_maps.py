@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._checks import scalar
+from .._checks import named, scalar
 from .._rollout import AbstractStep
 
 
@@ -18,7 +18,7 @@ class LogisticMap(AbstractStep):
     **Source:** R. M. May, *Simple mathematical models with very complicated dynamics*, Nature 261 (1976).
     """
 
-    r: Float[Array, ""] = eqx.field(converter=scalar)
+    r: Float[Array, ""] = eqx.field(converter=named(scalar, "r"))
 
     def __call__(self, carry: Float[Array, ""], x: PyTree) -> tuple[Float[Array, ""], None]:
         return self.r.astype(carry.dtype) * carry * (1 - carry), None
@@ -31,7 +31,7 @@ class SaddleNodeMap(AbstractStep):
     while $r > -1$, where it flips. At $r = 0$ they meet, and beyond everything diverges.
     """
 
-    r: Float[Array, ""] = eqx.field(converter=scalar)
+    r: Float[Array, ""] = eqx.field(converter=named(scalar, "r"))
 
     def __call__(self, carry: Float[Array, ""], x: PyTree) -> tuple[Float[Array, ""], None]:
         return carry + self.r.astype(carry.dtype) + carry**2, None
@@ -45,8 +45,8 @@ class HenonMap(AbstractStep):
     **Source:** M. Hénon, *A two-dimensional mapping with a strange attractor*, Comm. Math. Phys. 50 (1976).
     """
 
-    a: Float[Array, ""] = eqx.field(converter=scalar, default=1.4)
-    b: Float[Array, ""] = eqx.field(converter=scalar, default=0.3)
+    a: Float[Array, ""] = eqx.field(converter=named(scalar, "a"), default=1.4)
+    b: Float[Array, ""] = eqx.field(converter=named(scalar, "b"), default=0.3)
 
     def __call__(
         self, carry: tuple[Float[Array, ""], Float[Array, ""]], x: PyTree
@@ -70,7 +70,7 @@ class RandomNetworkMap(AbstractStep):
     """
 
     weights: Float[Array, "n n"]
-    gain: Float[Array, ""] = eqx.field(converter=scalar)
+    gain: Float[Array, ""] = eqx.field(converter=named(scalar, "gain"))
 
     @staticmethod
     def random(key: PRNGKeyArray, num_units: int, gain: ArrayLike) -> "RandomNetworkMap":

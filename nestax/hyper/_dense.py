@@ -29,7 +29,9 @@ class Exact(AbstractInverse):
     """
 
     pinv: bool = eqx.field(static=True, default=False)
-    rcond: Float[Array, ""] | None = eqx.field(default=None, converter=lambda x: None if x is None else scalar(x))
+    rcond: Float[Array, ""] | None = eqx.field(
+        default=None, converter=lambda x: None if x is None else scalar(x, "rcond")
+    )
 
     def solve(self, operator, vector, guess):
         del guess

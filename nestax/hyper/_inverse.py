@@ -119,7 +119,7 @@ def _as_alpha(value: Any) -> Any:
         return value
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f'`alpha` must be positive, got {value!r}. Pass "auto" for 1 / (the largest eigenvalue).')
-    return scalar(value)
+    return scalar(value, "alpha")
 
 
 POWER_STEPS = 10

@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
-from .._checks import named, scalar
+from .._checks import fraction, named, positive
 
 
 class AbstractTolerance(eqx.Module):
@@ -24,8 +24,8 @@ class ExponentialTolerance(AbstractTolerance):
     **Arguments:** `initial`: $\varepsilon_0$, default 0.1; `decay`: $\gamma$, default 0.9, as published.
     """
 
-    initial: Float[Array, ""] = eqx.field(converter=named(scalar, "initial"), default=0.1)
-    decay: Float[Array, ""] = eqx.field(converter=named(scalar, "decay"), default=0.9)
+    initial: Float[Array, ""] = eqx.field(converter=named(positive, "initial"), default=0.1)
+    decay: Float[Array, ""] = eqx.field(converter=named(fraction, "decay"), default=0.9)
 
     def __call__(self, count):
         return self.initial * self.decay ** count.astype(self.decay.dtype)
@@ -37,7 +37,7 @@ class QuadraticTolerance(AbstractTolerance):
     **Arguments:** `initial`: $\varepsilon_0$, default 0.1.
     """
 
-    initial: Float[Array, ""] = eqx.field(converter=named(scalar, "initial"), default=0.1)
+    initial: Float[Array, ""] = eqx.field(converter=named(positive, "initial"), default=0.1)
 
     def __call__(self, count):
         return self.initial / (count.astype(self.initial.dtype) + 1) ** 2

@@ -54,7 +54,7 @@ REFUSED = [
     (tuple[int, str], ((1, 2), (1,), 3)),
     (Sequence[nx.AbstractProblem | None], ([1], nx.problems.Rosenbrock())),
     (Mapping[str, int], ([], "a", None)),
-    (Literal["a", "b"], ("c", None, 1)),
+    (Literal["a", "b"], ("c", None, 1, np.ones(2))),
     (nx.AbstractProblem, (None, 3, nx.problems.Rosenbrock, nx.optimizers.sgd(0.1))),
     (nx.AbstractOptimizer | optax.GradientTransformation, (None, "adam", optax.adam, nx.problems.Rosenbrock())),
 ]
