@@ -125,7 +125,7 @@ def _check_constructor(cls: type) -> None:
     if init is None or hasattr(init, "__wrapped_public__") or inspect.isabstract(cls):
         return
     if inspect.isfunction(init) and not issubclass(cls, BaseException):
-        generated = dataclasses.is_dataclass(cls) and init.__code__.co_filename == "<string>"
+        generated = dataclasses.is_dataclass(cls) and inspect.unwrap(init).__code__.co_filename == "<string>"
         types = {f.name: f.type for f in dataclasses.fields(cls)} if generated else None
         type.__setattr__(cls, "__init__", checked(init, cls.__name__, 1, types))  # past what Equinox does to methods
 

@@ -273,6 +273,7 @@ def valid() -> dict[str, Any]:
         "hidden": (2,),
         "rng": None,
         "gain": 1.0,
+        "z": jnp.ones((2, 2)),
         "families": (Quadratic(), Quadratic()),
         "estimator": nx.meta.TruncatedBackprop(),
         "num_epochs": 2,
