@@ -25,6 +25,7 @@ from jaxtyping import PyTree
 from ._version import __version__
 
 _HEADER = "nestax"
+_FORMAT = 2  # has a checksum: without this number, damage to the word "sha256" would look like an old file
 _MAX_HEADER = 100_000_000
 _FAILURES = (
     ArithmeticError,
@@ -165,7 +166,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[st
     blob = safetensors.numpy.save(dict(arrays))
     size = struct.unpack("<Q", blob[:8])[0]
     table, data = json.loads(blob[8 : 8 + size]), memoryview(blob)[8 + size :]
-    header = {**header, "version": __version__}
+    header = {**header, "version": __version__, "format": _FORMAT}
     header["sha256"] = _checksum(table, header, data)
     text = json.dumps({"__metadata__": {_HEADER: json.dumps(header)}, **table}).encode()
     text += b" " * (-len(text) % 8)
@@ -199,6 +200,8 @@ class StoredTree:
                 )
             self.header: dict[str, Any] = dict(json.loads(metadata[_HEADER]).items())
             stored = self.header.pop("sha256", None)
+            if stored is None and "format" in self.header:
+                raise CheckpointError(f"{path}: damaged, its checksum is missing.")
             if stored is None:
                 warnings.warn(
                     f"{path} has no checksum: it is from an old version, and damage would not be noticed. Load it and "
@@ -207,6 +210,7 @@ class StoredTree:
                 )
             elif stored != _checksum(table, self.header, memoryview(blob)[8 + size :]):
                 raise CheckpointError(f"{path}: damaged, its contents do not match their checksum.")
+            self.header.pop("format", None)
         self.arrays: dict[str, np.ndarray] = arrays
 
     def restore(self, like: PyTree) -> PyTree:

@@ -145,6 +145,11 @@ def test_paths_that_are_no_files(path, unchecked):
         nx.learned.load(path)
 
 
+def test_a_checksum_that_lost_its_name_is_no_old_file(saved):
+    saved.write_bytes(saved.read_bytes().replace(b"sha256", b"sha257"))
+    refused(saved, "its checksum is missing")
+
+
 def test_an_old_file_without_a_checksum_loads_with_a_warning(saved, key):
     header = StoredTree(saved).header
     with_metadata(saved, {"nestax": json.dumps(header)})
