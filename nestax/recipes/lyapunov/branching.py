@@ -22,6 +22,7 @@ class Protocol:
     horizon: int = 100  # steps of the exponents by which a start is ranked
     ascent_steps: int = 100
     opponent_rate: float = 5.0
+    jumps: tuple[float, ...] = (0.5, 1.0, 2.0)  # each is tried along every direction
     num_seeds: int = 5
     games: tuple[str, ...] = ("dilemma", "mixed")
 
@@ -55,9 +56,13 @@ def measure(trial: Trial, game: str, start: str, directions: str) -> dict[str, A
         "singular": dynamics.SingularDirections(),
     }
     method = dynamics.Branching(
-        starts[start], kinds[directions], dynamics.Jump(1.0), p.num_steps, metric=dynamics.ParameterDistance(1.0)
+        starts[start],
+        kinds[directions],
+        tuple(map(dynamics.Jump, p.jumps)),
+        p.num_steps,
+        metric=dynamics.ParameterDistance(1.0),
     )
-    tree = dynamics.branch(problem, player, method, key=trial.key, batch_size=4)
+    tree = dynamics.branch(problem, player, method, key=trial.key, batch_size=6)
     found = [NAMES[i] for i in modes(tree.ends[1:])]
     return {
         **{name: float(name in found) for name in NAMES},
