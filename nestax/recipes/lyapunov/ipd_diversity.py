@@ -278,8 +278,8 @@ RECIPE = Recipe(
         ),
         Claim(
             id="D12",
-            statement="With LOLA the search finds both modes more often than the same branches at a random start, by at "
-            "least 5 points.",
+            statement="With LOLA the search finds both modes more often than the same branches at a random start, by "
+            "at least 5 points.",
             published="none",
             value=lambda m: round(
                 m["cells"]["lola/search"]["both"]["mean"] - m["cells"]["lola/random-start"]["both"]["mean"], 4
