@@ -111,6 +111,17 @@ def check_players(players: Players) -> Players:
     return players
 
 
+def check_sample(problem: AbstractProblem, sample: Sample) -> None:
+    """Raises `ValueError` if there is no sample of a problem that draws some."""
+    if sample is not None or isinstance(problem, AbstractDeterministicProblem):
+        return
+    if jax.tree.leaves(jax.eval_shape(lambda key: problem.samples(key, 1), jax.random.key(0))):
+        raise ValueError(
+            f"`{type(problem).__name__}` is a stochastic problem, so the argument `sample` is missing: one of its "
+            "samples, such as `sample=jax.tree.map(lambda x: x[0], problem.samples(jax.random.key(0), 1))`."
+        )
+
+
 def check_zero_sum(problem: AbstractProblem, name: str, players: Players | None = None) -> AbstractMinimax:
     """`problem`, or `ValueError` unless it is a zero-sum game of two players; `name` is what asks for one."""
     if not isinstance(problem, AbstractMinimax) or (players is not None and len(players) != 2):

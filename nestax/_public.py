@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -126,8 +127,14 @@ def _check_constructor(cls: type) -> None:
         return
     if inspect.isfunction(init) and not issubclass(cls, BaseException):
         generated = dataclasses.is_dataclass(cls) and inspect.unwrap(init).__code__.co_filename == "<string>"
-        types = {f.name: f.type for f in dataclasses.fields(cls)} if generated else None
+        # a converter may take more than its field holds, such as a learning rate for an optimizer; not so for numbers
+        types = {f.name: f.type for f in dataclasses.fields(cls) if not _converts(f)} if generated else None
         type.__setattr__(cls, "__init__", checked(init, cls.__name__, 1, types))  # past what Equinox does to methods
+
+
+def _converts(field: dataclasses.Field) -> bool:
+    parts = typing.get_args(field.type) or (field.type,)
+    return "converter" in field.metadata and any(inspect.isclass(p) and issubclass(p, eqx.Module) for p in parts)
 
 
 def _understand(parameter: inspect.Parameter) -> tuple[Test, Any]:

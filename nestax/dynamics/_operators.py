@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._gradients import joint_gradient
-from .._problem import AbstractProblem, Players, Sample, check_players
+from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import AbstractStep
 from ._coordinates import coordinate_numbers, ravel_real
 
@@ -79,6 +79,7 @@ def game_jacobian(problem: AbstractProblem, players: Players, sample: Sample = N
     ```
     """
     players = check_players(players)
+    check_sample(problem, sample)
     return JacobianOperator(
         _JointGradient(problem, sample), players, _blocks(coordinate_numbers(players)), symmetric=len(players) == 1
     )

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from .._gradients import joint_gradient
 from .._optax import AnyOptimizer, as_optimizer
-from .._problem import AbstractProblem, Players, Sample, check_players
+from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import AbstractStep, rollout
 from .._step import OptimizerStep
 from ._coordinates import ravel_real
@@ -28,14 +28,14 @@ class PredictedRate:
     - `rate`: the factor by which the distance to the fixed point shrinks per step, in the long run. Above 1 it grows;
       NaN where the step is not differentiable.
     - `num_gradients`: joint gradients per step, as the optimizer counts them.
-    - `num_neutral`: how many eigenvalues were left out because they are 1.
+    - `num_unit_eigenvalues`: how many eigenvalues were left out because they are 1.
     - `gradient_norm`: Euclidean length of the joint gradient at the players: how stationary the point is.
     - `spectrum`: the eigenvalues of the Jacobian of the step, those left out included.
     """
 
     rate: float
     num_gradients: int
-    num_neutral: int
+    num_unit_eigenvalues: int
     gradient_norm: float
     spectrum: Spectrum
 
@@ -69,7 +69,8 @@ def predicted_rate(
       running mean of squared gradients;
     - those equal to 1, up to rounding: directions in which there are more fixed points, as where a network is scaled
       without effect, or where convergence is slower than linear, as at the minimum of $x^4$. First-order
-      information cannot tell the two. `num_neutral` says how many there are; if nothing else is left the rate is 1.
+      information cannot tell the two. `num_unit_eigenvalues` says how many there are; if nothing else is left the rate
+      is 1.
 
     **Arguments:**
 
@@ -81,11 +82,15 @@ def predicted_rate(
       held fixed. That is the state at the fixed point for all methods with buffers of gradients.
     - `num`: find this many eigenvalues of largest modulus by Arnoldi's method, for large problems. Default `None`: all.
       If they are all left out, the rate is NaN; ask for more.
-    - `tolerance`: the largest joint gradient (Euclidean length) that passes for a stationary point. Default $10^{-4}$.
+    - `tolerance`: the largest joint gradient, and the largest move in one step (Euclidean lengths), that pass for a
+      fixed point. Default $10^{-4}$.
 
     **Returns** a `PredictedRate`.
 
-    **Warns** if the point is not stationary: the number is then the growth of small differences in one step.
+    **Warns** if the joint gradient does not vanish, or if the step moves the players, and by how far: the number is
+    then the growth of small differences in one step.
+
+    **Raises** `ValueError` for a stochastic problem without `sample`.
 
     **Limits:** an optimizer that divides by the size of past gradients has no linear rate at a fixed point with zero
     gradients: Adam's step is not differentiable there and the rate is NaN. Pass the `state` and `players` of a run
@@ -104,6 +109,7 @@ def predicted_rate(
     ```
     """
     players = check_players(players)
+    check_sample(problem, sample)
     optimizer = as_optimizer(optimizer)
     step = OptimizerStep(problem, optimizer)
     x = jax.tree.map(lambda s: jnp.broadcast_to(s[None], (optimizer.samples_per_step, *s.shape)), sample)
@@ -119,10 +125,18 @@ def predicted_rate(
         state = rollout(_Held(step, x), start, None, num_steps=_SETTLE, throw=False).carry[1]
     operator = step_jacobian(step, (players, state), x)
     found = spectrum(operator, num)
-    _, info = step((players, state), x)
+    (ahead, _), info = step((players, state), x)
+    moved = float(jnp.linalg.norm(ravel_real(jax.tree.map(jnp.subtract, ahead, players))[0]))
+    if norm <= tolerance < moved:
+        warnings.warn(
+            f"{type(optimizer).__name__} does not stand still at these players: its step moves them by {moved:.3g}, "
+            f"more than tolerance={tolerance:.3g}. A fixed point of the game is none of this method, and the rate says "
+            "nothing about convergence. Solve the problem with it first, and pass where it ends.",
+            stacklevel=2,
+        )
     rounding = 30 * float(jnp.finfo(operator.dtype).eps) * math.sqrt(operator.size)
-    rate, num_neutral = _reduce(found, rounding)
-    return PredictedRate(rate, int(info.cost.gradients), num_neutral, norm, found)
+    rate, num_unit_eigenvalues = _reduce(found, rounding)
+    return PredictedRate(rate, int(info.cost.gradients), num_unit_eigenvalues, norm, found)
 
 
 class _Held(AbstractStep):

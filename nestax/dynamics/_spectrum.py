@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg
 
 from ._operators import JacobianOperator
 
@@ -136,6 +135,8 @@ def arnoldi(operator: Any, num: int, which: Which, max_restarts: int | None = No
     NaN for those that have not converged after `max_restarts` (default: 10 times the size).
     """
     size, dtype = operator.size, operator.dtype
+    import scipy.sparse.linalg  # here, since few programs need it, and it takes longer to load than nestax
+
     linear = scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]  (its stub is that of the base class)
         shape=(size, size),
         matvec=lambda v: np.asarray(operator.mv(jnp.asarray(v.reshape(size), dtype))),  # pyright: ignore[reportCallIssue]

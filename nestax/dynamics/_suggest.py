@@ -1,4 +1,4 @@
-"""Which method suits a game, and with which hyperparameters: the best rates for a given spectrum."""
+"""Suggestions of methods and hyperparameters for a game: the best rates for a given spectrum."""
 
 import cmath
 import dataclasses
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
-import scipy.optimize
 from jax.typing import ArrayLike
 
 from .. import optimizers
@@ -24,6 +22,8 @@ _NUM_STARTS = 8  # local minima of the grid from which a local search starts
 _NUM_FINALISTS = 2  # of these, how many are searched to the end
 _AT_ONCE = 4_096  # points of the grid that are evaluated together
 _CERTAIN = 1e-9  # a rate this close to 1 is 1: step sizes next to zero do nothing, up to rounding
+_ROUNDING = 1e-5  # of eigenvalues in float32, relative to the largest
+_MAX_MOMENTUM = 1 - 1e-6  # below 1 in float32, too
 _SMALLEST = math.log(1e-8)  # of a step size and of 1 - |momentum|, in units of the largest eigenvalue
 
 
@@ -49,7 +49,7 @@ class Suggestion:
 
     @property
     def converges(self) -> bool:
-        """Whether the rate is below 1 by more than rounding."""
+        """True if the rate is below 1 by more than rounding."""
         return self.rate < 1 - _CERTAIN
 
     @property
@@ -203,7 +203,7 @@ def suggest(
     num: int | None = None,
     methods: Sequence[str] = METHODS,
 ) -> Suggestions:
-    """Which method converges fastest near a fixed point of this game, and with which hyperparameters.
+    """The methods that converge fastest near a fixed point of this game, with their hyperparameters.
 
     The eigenvalues of the game Jacobian at `players`, and `suggest_from_eigenvalues`.
 
@@ -246,8 +246,9 @@ def suggest_from_eigenvalues(
     the optimistic gradient extrapolate by twice that inverse at most, since further away no game is linear, and
     forwards only.
 
-    Zeros (below $10^{-9}$ of the largest modulus) are left out: nothing happens in their directions. Where an
-    eigenvalue has a negative real part the point repels, and usually no method converges.
+    Zeros (below $10^{-9}$ of the largest modulus) are left out: nothing happens in their directions. A point with an
+    eigenvalue of negative real part is **repelling**: descent leaves it, as it should at a maximum. Methods that ascend
+    would end there, and are not suggested.
 
     **Arguments:**
 
@@ -256,7 +257,8 @@ def suggest_from_eigenvalues(
 
     **Returns** `Suggestions`, sorted by rate per gradient.
 
-    **Raises** `ValueError` for eigenvalues that are not finite or all zero, and for unknown methods.
+    **Raises** `ValueError` for eigenvalues that are not finite or all zero, for a repelling point (a real part below
+    $-10^{-5}$ of the largest modulus), and for unknown methods.
 
     **Example**
 
@@ -279,6 +281,14 @@ def suggest_from_eigenvalues(
     if scale == 0:
         raise ValueError("All eigenvalues are zero: to first order nothing moves near this point.")
     values = values[np.abs(values) > 1e-9 * scale] / scale
+    repelling = values.real < -_ROUNDING
+    if np.any(repelling):
+        lowest = scale * values.real.min()
+        raise ValueError(
+            f"This point is repelling: {np.sum(repelling)} of {values.size} eigenvalues of the game Jacobian have a "
+            f"negative real part, down to {lowest:.3g}, so descent leaves it, and only ascent would end here. Look for "
+            "another point, or see `nestax.dynamics.spectrum` for the directions."
+        )
     values = np.unique(np.round(values.real + 1j * np.abs(values.imag), 13))  # conjugates have the same rates
     values = np.pad(values, (0, max(32, 1 << (values.size - 1).bit_length()) - values.size), "edge")  # few shapes
     optima, entries = {}, []
@@ -287,6 +297,9 @@ def suggest_from_eigenvalues(
             rate, point = _optimum(name, values, optima)
             family = _FAMILIES[name]
             hyperparameters = family.hyperparameters(scale, *map(float, point))
+            modulus = abs(hyperparameters.get("momentum", 0))
+            if modulus > _MAX_MOMENTUM:  # where nothing converges the search ends at its bounds
+                hyperparameters["momentum"] *= _MAX_MOMENTUM / modulus
             entries.append(Suggestion(name, rate, family.num_gradients, **hyperparameters))
     return Suggestions(tuple(sorted(entries, key=lambda entry: entry.rate_per_gradient)))
 
@@ -300,6 +313,9 @@ def _optimum(name: str, values: np.ndarray, optima: dict[str, tuple[float, np.nd
 
 
 def _minimize(family: _Family, values: np.ndarray, known: list[tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+    import scipy.ndimage  # here, since few programs need it, and it takes longer to load than nestax
+    import scipy.optimize
+
     mesh = np.stack(np.meshgrid(*family.grid, indexing="ij"), axis=-1)
     spacing = np.array([axis[1] - axis[0] for axis in family.grid])
     bounds = [(min(axis[0], _SMALLEST) if axis[0] < 0 else axis[0], axis[-1]) for axis in family.grid]

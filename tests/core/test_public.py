@@ -123,3 +123,10 @@ def test_everything_public_is_checked_and_stays_what_it_is():
     copy = pickle.loads(pickle.dumps(optimizer))
     assert eqx.tree_equal(copy, optimizer)
     assert isinstance(functools.partial(nx.optimizers.adam, 0.1)(), nx.AbstractOptimizer)
+
+
+def test_a_converter_may_take_more_than_its_field_holds():
+    """A learning rate is an optimizer, and so is an Optax transformation."""
+    assert isinstance(nx.optimizers.LOLA(0.1, opponent_rate=0.2).optimizer, nx.optimizers.Optax)
+    step = nx.OptimizerStep(nx.problems.Rosenbrock(), optax.sgd(0.1))
+    assert isinstance(step.optimizer, nx.optimizers.Optax)

@@ -249,7 +249,7 @@ def test_the_jacobian_of_the_step_has_the_rate_of_the_formula(name):
     assert got.rate == pytest.approx(expected, rel=1e-9)
     assert got.num_gradients == num_gradients
     assert got.rate_per_gradient == pytest.approx(expected ** (1 / num_gradients))
-    assert (got.num_neutral, got.gradient_norm) == (0, 0)
+    assert (got.num_unit_eigenvalues, got.gradient_norm) == (0, 0)
 
 
 def test_alternating_play_has_the_rate_of_the_formula():
@@ -286,12 +286,12 @@ def test_real_momentum_grows_on_the_dirac_gan(beta, distance, key):
 def test_directions_that_stand_still_are_left_out():
     problem = Quadratic(jnp.array([0.0, 1.0, 0.5]))  # a line of minima
     got = dynamics.predicted_rate(problem, nx.optimizers.momentum(0.1, 0.5), (jnp.array([3.0, 0.0, 0.0]),))
-    assert got.num_neutral == 1
+    assert got.num_unit_eigenvalues == 1
     assert got.rate == pytest.approx(float(jnp.max(momentum_rate(jnp.array([1.0, 0.5]), 0.1, 0.5))), rel=1e-9)
     assert got.spectrum.spectral_radius == pytest.approx(1)
     flat = Quadratic(jnp.zeros(2))
     got = dynamics.predicted_rate(flat, nx.optimizers.sgd(0.1), (jnp.ones(2),))
-    assert (got.rate, got.num_neutral, got.num_steps(0.1)) == (1.0, 2, np.inf)
+    assert (got.rate, got.num_unit_eigenvalues, got.num_steps(0.1)) == (1.0, 2, np.inf)
 
 
 def test_state_that_moves_no_player_is_left_out():
@@ -342,3 +342,47 @@ def test_rates_are_differentiable_and_mapped():
     expected = [(worst(a + step) - worst(a - step)) / (2 * step) for a in (0.1, 0.2)]
     np.testing.assert_allclose(slopes, expected, rtol=1e-6)
     assert dynamics.momentum_rate(np.complex64(1j), np.float32(0.1), np.complex64(0.5j)).dtype == np.float32
+
+
+class Cournot(nx.AbstractDeterministicProblem):
+    """Two firms with the prices 9 - q and 8 - q for the total q: Nash's equilibrium is (10/3, 7/3)."""
+
+    def init(self, key):
+        return jnp.array(1.0), jnp.array(1.0)
+
+    def losses(self, players, sample):
+        total = players[0] + players[1]
+        return -(9 - total) * players[0], -(8 - total) * players[1]
+
+
+def test_a_method_that_leaves_the_point_is_warned_of():
+    """ExactLOLA goes from the equilibrium to (5, 3.5): the first step moves both players."""
+    nash = (jnp.array(10 / 3), jnp.array(7 / 3))
+    problem, leaving = Cournot(), nx.optimizers.ExactLOLA(0.2, 0.5)
+    players, _, _ = leaving.step(problem, nash, leaving.init(problem, nash, jax.random.key(0)), None)
+    moved = jnp.hypot(players[0] - nash[0], players[1] - nash[1])
+    with pytest.warns(UserWarning, match=f"does not stand still at these players: its step moves them by {moved:.3g}"):
+        nx.dynamics.predicted_rate(problem, leaving, nash)
+    nx.dynamics.predicted_rate(problem, nx.optimizers.sgd(0.2), nash)  # no warning, which would be an error
+
+
+@pytest.mark.parametrize("cls", [nx.optimizers.LookAhead, nx.optimizers.LOLA])
+def test_anticipation_on_the_dirac_gan(cls):
+    """Their run contracts, and so must the prediction; a held factor once made it 1.0112."""
+    problem, optimizer = nx.problems.DiracGAN(), cls(0.3, opponent_rate=0.3)
+    rate = nx.dynamics.predicted_rate(problem, optimizer, problem.solution()).rate
+    early, late = (
+        nx.solve(problem, optimizer, num_steps=n, key=jax.random.key(0), players=(jnp.array(0.01), jnp.array(0.01)))
+        for n in (100, 200)
+    )
+    measured = (jnp.hypot(*late.players) / jnp.hypot(*early.players)) ** (1 / 100)
+    assert rate < 1
+    np.testing.assert_allclose(rate, measured, rtol=1e-4)
+
+
+def test_a_missing_sample_is_named():
+    problem = NoisyQuadratic(jnp.array(0.3))
+    with pytest.raises(ValueError, match="argument `sample` is missing"):
+        nx.dynamics.predicted_rate(problem, nx.optimizers.sgd(0.1), problem.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="argument `sample` is missing"):
+        nx.dynamics.game_jacobian(problem, problem.init(jax.random.key(0)))

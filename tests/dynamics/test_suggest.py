@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nestax as nx
 from nestax import dynamics
 from nestax.problems import InterpolatedGame
 
@@ -173,3 +174,18 @@ def test_the_table():
 def test_refuses(unchecked, eigenvalues, methods, message):
     with pytest.raises(ValueError, match=message):
         dynamics.suggest_from_eigenvalues(eigenvalues, methods=methods)
+
+
+@pytest.mark.parametrize("eigenvalues", [[-1.0], [1.0, -0.01], [0.5 + 1j, -0.2 + 1j]])
+def test_a_repelling_point_is_refused(eigenvalues):
+    with pytest.raises(ValueError, match=r"This point is repelling: 1 of .*negative real part"):
+        nx.dynamics.suggest_from_eigenvalues(eigenvalues)
+
+
+def test_what_does_not_converge_can_be_run_all_the_same():
+    """On a rotation alone no real momentum converges; what is returned must still be an optimizer."""
+    for entry in nx.dynamics.suggest_from_eigenvalues([1j], methods=["momentum", "negative momentum"]):
+        assert not entry.converges
+        assert isinstance(entry.optimizer(), nx.AbstractOptimizer)
+    with jax.enable_x64(False):
+        assert nx.dynamics.Suggestion("complex momentum", 1.0, 1, 0.1, 1 - 1e-6 + 0j).optimizer()
