@@ -48,7 +48,7 @@ def describe(value: Any) -> str:
             return str(value)
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if inspect.isclass(value):
-        return f"the class `{value.__name__}` itself. Call it, with its arguments: `{value.__name__}(...)`"
+        return f"the class `{value.__name__}` itself (call it: `{value.__name__}(...)`)"
     text = repr(value)
     return text if len(text) <= 60 else f"an object of the type `{type(value).__name__}`"
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
-from ._checks import count
+from ._checks import count, describe
 from ._problem import AbstractProblem
 
 
@@ -170,7 +170,7 @@ def as_family(family: Any, name: str = "problem") -> AbstractFamily:
         return FromSampler(make)
     raise ValueError(
         f"`{name}` must be a problem, a family of problems (`nestax.AbstractFamily`), or a function from a PRNG key to "
-        f"a problem, got {family!r}."
+        f"a problem, got {describe(family)}."
     )
 
 

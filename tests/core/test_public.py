@@ -97,7 +97,7 @@ def test_sentences():
         TypeError, match=r"solve: missing a required argument: 'num_steps'\. Its arguments: problem, opti"
     ):
         nx.solve(nx.problems.Rosenbrock(), optax.sgd(0.1), key=KEY)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(ValueError, match=r"solve: `problem` must be .*, got the class `Rosenbrock` itself \(call it"):
+    with pytest.raises(ValueError, match=r"`problem` must be .*, got the class `Rosenbrock` itself \(call it"):
         nx.solve(nx.problems.Rosenbrock, optax.sgd(0.1), num_steps=3, key=KEY)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`method` must be .*`AbstractMethod` \(such as `Implicit`"):
         nx.hyper.hypergradient(nx.problems.DiracGAN(), (1.0, 1.0), None, nx.hyper.CG())  # pyright: ignore[reportArgumentType]
