@@ -50,7 +50,7 @@ def checked(
     `types` stand in place of annotations: Equinox gives a field with a converter the converter's.
     """
     title, known = title or function.__name__, types or {}
-    measured = function.__module__.startswith("nestax.measures")  # what was measured may be NaN
+    measured = function.__module__.startswith(("nestax.measures", "nestax._"))  # a run's losses may be NaN
 
     @functools.cache  # at the first call, so that an import pays nothing
     def tests() -> tuple[inspect.Signature, dict[str, tuple[Test, Any]]]:

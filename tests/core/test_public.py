@@ -130,3 +130,7 @@ def test_a_converter_may_take_more_than_its_field_holds():
     assert isinstance(nx.optimizers.LOLA(0.1, opponent_rate=0.2).optimizer, nx.optimizers.Optax)
     step = nx.OptimizerStep(nx.problems.Rosenbrock(), optax.sgd(0.1))
     assert isinstance(step.optimizer, nx.optimizers.Optax)
+
+
+def test_a_report_of_a_failed_run_may_hold_nan():
+    assert jnp.isnan(nx.StepInfo(jnp.full((3, 1), jnp.nan)).losses).all()
