@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def is_concrete(x: Any) -> bool:
-    """Whether the values of `x` may be looked at: neither traced nor abstract."""
+    """True if the values of `x` may be looked at: neither traced nor abstract."""
     return not isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 

@@ -22,11 +22,11 @@ class AbstractFamily(eqx.Module):
 
     @property
     def num(self) -> int | None:
-        """How many problems there are; `None` (default) where every key may give another one."""
+        """The number of problems; `None` (default) where every key may give another one."""
         return None
 
     def select(self, keys: Key[Array, " num"]) -> PyTree:
-        """What tells so many problems apart, on a leading axis: by default the keys that draw them."""
+        """Labels of so many problems, on a leading axis, which tell them apart: by default the keys that draw them."""
         return keys
 
     def get(self, choice: PyTree) -> AbstractProblem:
@@ -121,7 +121,7 @@ class Instances(AbstractFamily):
 
     @property
     def num(self) -> int:
-        """How many there are."""
+        """The number of instances."""
         return jax.tree.leaves(eqx.filter(self.problems, eqx.is_array))[0].shape[0]
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
@@ -139,7 +139,7 @@ class Instances(AbstractFamily):
 
 
 AnyFamily = AbstractProblem | AbstractFamily | Callable[[PRNGKeyArray], AbstractProblem]
-"""What stands for a family: a problem, an `AbstractFamily`, or a function from a PRNG key to a problem."""
+"""A stand-in for a family: a problem, an `AbstractFamily`, or a function from a PRNG key to a problem."""
 
 
 def as_family(family: Any, name: str = "problem") -> AbstractFamily:
@@ -177,7 +177,7 @@ def as_family(family: Any, name: str = "problem") -> AbstractFamily:
 def draw_runs(
     family: AbstractFamily, num_problems: int | None, num_seeds: int, key: PRNGKeyArray, default: int | None = None
 ) -> tuple[PyTree, Key[Array, " runs"], int]:
-    """What is run: of every run its problem (for `family.get`) and its key, and the number of problems.
+    """The runs to make: of every run its problem (for `family.get`) and its key, and the number of problems.
 
     Runs of one problem are next to each other. `num_problems`: `None` means all problems of a finite family, and
     `default` of an endless one.

@@ -85,12 +85,12 @@ class AbstractOptimizer(eqx.Module):
 
     @property
     def samples_per_step(self) -> int:
-        """How many samples of the problem one step consumes."""
+        """The number of samples of the problem that one step consumes."""
         return 1
 
     @property
     def updates_per_step(self) -> int:
-        """How many updates of the players one step makes. `solve` counts updates."""
+        """The number of updates of the players in one step. `solve` counts updates."""
         return 1
 
     @abc.abstractmethod
@@ -104,7 +104,7 @@ class AbstractOptimizer(eqx.Module):
         """One step. The leaves of `samples` have a leading axis of length `samples_per_step`."""
 
     def diagnose(self, state: Any) -> tuple[str, ...]:
-        """What the user should be warned of, given the state at the end of a run. By default nothing."""
+        """Warnings for the user, given the state at the end of a run. By default none."""
         del state
         return ()
 

@@ -20,7 +20,7 @@ Info = TypeVar("Info")
 
 
 class RESULTS(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]  (equinox's own enumeration syntax)
-    """How a rollout ended. Compare with `==`; `RESULTS[result]` is the message."""
+    """The end of a rollout. Compare with `==`; `RESULTS[result]` is the message."""
 
     successful = ""
     nonfinite = (
@@ -52,9 +52,9 @@ class AbstractStep(eqx.Module, Generic[Carry, X, Info]):
 
 
 class Record(AbstractStep):
-    """Wraps a step to see more of the loop: the info becomes `(info, look(carry))`, with the carry after the step.
+    """Wraps a step to see more of the loop: the info becomes `(info, observe(carry))`, with the carry after the step.
 
-    **Arguments:** `step`: the step. `look`: a function of the carry; default `step.iterate`, which for an
+    **Arguments:** `step`: the step. `observe`: a function of the carry; default `step.iterate`, which for an
     `OptimizerStep` are the players. Pass one that has a name: a new lambda each time compiles anew each time.
 
     **Example**
@@ -73,18 +73,18 @@ class Record(AbstractStep):
     """
 
     step: AbstractStep
-    look: Callable[[Any], PyTree] | None = None
+    observe: Callable[[Any], PyTree] | None = None
 
     def __call__(self, carry: Any, x: Any) -> tuple[Any, tuple[Any, PyTree]]:
         carry, info = self.step(carry, x)
-        return carry, (info, self.step.iterate(carry) if self.look is None else self.look(carry))
+        return carry, (info, self.step.iterate(carry) if self.observe is None else self.observe(carry))
 
     def iterate(self, carry: Any) -> PyTree:
         return self.step.iterate(carry)
 
 
 class Rollout(eqx.Module, Generic[Carry, Info]):
-    """What `rollout` returns.
+    """The result of `rollout`.
 
     - `carry`: the final carry; after a failure the last one whose iterate was finite.
     - `info`: the steps' infos, stacked on a leading axis of length `steps`. From the failing step on, floating-point
@@ -100,7 +100,7 @@ class Rollout(eqx.Module, Generic[Carry, Info]):
 
 
 class AbstractCheckpoint(eqx.Module):
-    """What the reverse pass keeps of an unroll, and what it computes again (rematerialization)."""
+    """A policy of rematerialization: what the reverse pass keeps of an unroll, and what it computes again."""
 
     @abc.abstractmethod
     def scan(self, body: Callable, carry: PyTree, xs: PyTree, length: int) -> tuple[PyTree, PyTree]:
@@ -164,7 +164,7 @@ class Segments(AbstractCheckpoint):
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every inexact array in `tree` is finite everywhere."""
+    """True if every inexact array in `tree` is finite everywhere."""
     leaves = [x for x in jax.tree.leaves(tree) if eqx.is_inexact_array(x)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves])) if leaves else jnp.array(True)
 
@@ -175,7 +175,7 @@ def select(pred: Bool[Array, ""], on_true: PyTree, on_false: PyTree) -> PyTree:
 
 
 def blank(leaf: Array) -> Array:
-    """What stands in an info from the failing step on: NaN where there is one, else zero."""
+    """The entry of an info from the failing step on: NaN where there is one, else zero."""
     return jnp.full_like(leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.zeros_like(leaf)
 
 

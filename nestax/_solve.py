@@ -45,7 +45,7 @@ class SolveRecord(dict[str, Any]):
 
 
 class Solution(eqx.Module):
-    """What `solve` returns.
+    """The result of `solve`.
 
     - `players`, `state`: the last finite iterate and the optimizer's state there.
     - `info`: the recorded `StepInfo`s, stacked; `info.losses` has shape `(records, players)`. From the failing step on
@@ -262,7 +262,7 @@ def _later(result):
 
 
 def count_calls(optimizer: AbstractOptimizer, num_steps: int) -> int:
-    """How many calls of `optimizer.step` make so many updates; `ValueError` where they do not come out even."""
+    """The number of calls of `optimizer.step` for so many updates; `ValueError` where they do not come out even."""
     num_steps = count(num_steps, "num_steps")
     calls, rest = divmod(num_steps, optimizer.updates_per_step)
     if rest:

@@ -96,7 +96,7 @@ def rate_option(help: str) -> Any:
 
 
 def main() -> None:
-    """Entry point. Errors that the user can mend are one line on standard error and exit status 2; a computation that
+    """Entry point. Errors that the user can fix are one line on standard error and exit status 2; a computation that
     failed is exit status 1, and Ctrl-C is 130."""
     _enable_compilation_cache()
     with _clean_errors(), _insistent_interrupts():

@@ -76,7 +76,7 @@ class SmallResidual(AbstractVerification):
 
 
 class Accept(AbstractVerification):
-    """What a function of the losses accepts. **Arguments:** `function`: from an array to a truth value."""
+    """Accepts what a function of the losses accepts. **Arguments:** `function`: from an array to a truth value."""
 
     function: Callable[[np.ndarray], bool] = eqx.field(static=True)
 

@@ -16,7 +16,7 @@ _PLAYERS = 1e-5  # an eigenvector with a smaller component in the players moves 
 
 @dataclasses.dataclass(frozen=True)
 class Directions:
-    """What a point may branch along.
+    """The directions along which a point may branch.
 
     - `vectors`: shape `(num, dim)`, rows of Euclidean length 1, in the players' coordinates.
     - `values`: shape `(num,)`, complex: the eigenvalue or singular value of each.

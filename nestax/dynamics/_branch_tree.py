@@ -22,7 +22,7 @@ ARRAYS = ("parents", "depths", "signs", "moves", "states", "values", "directions
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """What `branch` returns. Node 0 is the starting point; every other node is a branch: it leaves the end of its
+    """The result of `branch`. Node 0 is the starting point; every other node is a branch: it leaves the end of its
     parent
     along a direction, and ends where the optimizer has brought it.
 
@@ -66,7 +66,7 @@ class Tree:
 
     @property
     def num_branches(self) -> int:
-        """How many branches there are, tried or not."""
+        """The number of branches, tried or not."""
         return len(self.parents) - 1
 
     def players(self, node: int) -> Players:

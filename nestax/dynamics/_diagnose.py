@@ -1,4 +1,4 @@
-"""What a run does: contracts, circles, is chaotic or diverges; along what, and which step size would change it."""
+"""Diagnosis of a run: it contracts, circles, is chaotic or diverges; along what, and which step size changes that."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ _FEW = 6  # eigenvalues at each end of the spectrum beyond that
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` returns. `print` says it in words.
+    """The result of `diagnose`. `print` says it in words.
 
     - `verdict`: `"contracts"` (nearby runs come together), `"circles"` (they neither do nor separate, or spiral out),
       `"chaotic"` (they separate although the run stays where it is), `"diverges"`, or `"neutral"` (none of these:

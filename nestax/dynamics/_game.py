@@ -62,7 +62,7 @@ class Game(eqx.Module):
 
     @functools.cached_property
     def gradients_per_step(self) -> float:
-        """What a step of the optimizer costs, as it counts itself."""
+        """The cost of a step of the optimizer, as it counts itself."""
         return float(_count(self))
 
     def evaluate(self, flats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ class Plane(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """What `heat_map` returns: `values` of shape `(resolution, resolution)`, indexed by $s$, then $t$; and the
+    """The result of `heat_map`: `values` of shape `(resolution, resolution)`, indexed by $s$, then $t$; and the
     plane."""
 
     values: np.ndarray

@@ -25,7 +25,7 @@ from ._tangent import TangentStep
 
 
 class LyapunovExponents(eqx.Module):
-    """What `lyapunov_exponents` and `step_exponents` return.
+    """The result of `lyapunov_exponents` and `step_exponents`.
 
     - `exponents`: natural logarithms per step, the largest first (for `Benettin` in the order of the frame, which is
       that order in the long run).
@@ -52,7 +52,7 @@ class AbstractExponents(eqx.Module):
 
     @abc.abstractmethod
     def count_steps(self, num_steps: int, num: int, dim: int) -> int:
-        """What that costs in evaluations of the step; a product with its Jacobian or the transpose counts two."""
+        """The cost in evaluations of the step; a product with its Jacobian or the transpose counts two."""
 
 
 class FiniteTime(AbstractExponents):

@@ -1,4 +1,4 @@
-"""What to look for in the exponents, as objectives; and the search for it, as a problem for any optimizer."""
+"""Objectives of exponents; and the search for it, as a problem for any optimizer."""
 
 import abc
 

@@ -52,7 +52,7 @@ def plot_plane(spectrum: Spectrum, path: str | PathLike[str], *, player: int = -
 
 
 def plot_eigenvalues(axes: matplotlib.axes.Axes, spectrum: Spectrum, player: int = -1) -> None:
-    """What `plot_plane` shows, into given axes."""
+    """The picture of `plot_plane`, into given axes."""
     values = spectrum.eigenvalues
     _scatter(axes, values.real, values.imag, spectrum, np.ones(len(values), bool), player)
     turn = np.exp(1j * np.linspace(0, 2 * np.pi, 400))

@@ -23,7 +23,7 @@ _SETTLE = 100  # steps at the point, so that buffers hold what they hold there
 
 @dataclasses.dataclass(frozen=True)
 class PredictedRate:
-    """What `predicted_rate` returns.
+    """The result of `predicted_rate`.
 
     - `rate`: the factor by which the distance to the fixed point shrinks per step, in the long run. Above 1 it grows;
       NaN where the step is not differentiable.
@@ -45,7 +45,7 @@ class PredictedRate:
         return self.rate ** (1 / self.num_gradients)
 
     def num_steps(self, tolerance: float) -> float:
-        """How many steps shrink the distance to the fixed point by the factor `tolerance`; inf if none do."""
+        """The number of steps that shrink the distance to the fixed point by the factor `tolerance`; inf if none do."""
         return math.log(tolerance) / math.log(self.rate) if 0 < self.rate < 1 else (math.inf if self.rate else 1.0)
 
 

@@ -16,7 +16,7 @@ _SMALL = 64  # dimensions up to which the matrix is cheaper than ten power itera
 
 
 class AbstractSingular(eqx.Module):
-    """How the right-singular vectors of a linear map are found, given its products and those of its transpose."""
+    """A method to find the right-singular vectors of a linear map, given its products and those of its transpose."""
 
     @abc.abstractmethod
     def leading(self, push: Products, pull: Products, frame: Float[Array, "dim num"]) -> Float[Array, "dim num"]:
@@ -25,7 +25,7 @@ class AbstractSingular(eqx.Module):
 
     @abc.abstractmethod
     def count_products(self, dim: int, num: int) -> tuple[int, int]:
-        """How many columns are pushed, and how many pulled."""
+        """The number of columns that are pushed, and of those pulled."""
 
 
 class DenseSVD(AbstractSingular):

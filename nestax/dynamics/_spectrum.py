@@ -9,7 +9,7 @@ import numpy as np
 from ._operators import JacobianOperator
 
 Which = Literal["LM", "LR", "SR", "LI"]
-"""Which eigenvalues: of largest modulus, largest or smallest real part, largest imaginary part (in modulus)."""
+"""The choice of eigenvalues: of largest modulus, largest or smallest real part, largest imaginary part (in modulus)."""
 
 _ORDERS = {"LM": lambda z: -abs(z), "LR": lambda z: -z.real, "SR": lambda z: z.real, "LI": lambda z: -abs(z.imag)}
 _SYMMETRIC = {"LM": "LM", "LR": "LA", "SR": "SA"}  # the names that the solver for symmetric operators has for them
@@ -36,7 +36,7 @@ class Spectrum:
         return float(np.max(np.abs(self.eigenvalues)))
 
     def player_shares(self) -> np.ndarray:
-        r"""How much each player takes part in each eigenvector, shape `(num, players)`, rows that sum to 1.
+        r"""The share of each player in each eigenvector, shape `(num, players)`, rows that sum to 1.
 
         $\lVert v_i \rVert_1 / \sum_j \lVert v_j \rVert_1$ over the players' blocks $v_i$ of the eigenvector $v$. It is
         0 or 1 where the players do not interact. Between that it depends on the units of the parameters: measuring one

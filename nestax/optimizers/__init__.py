@@ -2,19 +2,17 @@
 
 from .._public import check_arguments as _check_arguments
 from ._adjusted import AbstractAdjustedGradient as AbstractAdjustedGradient
-from ._anchoring import Anchoring as Anchoring, AnchoringState as AnchoringState
+from ._anchoring import Anchoring as Anchoring
 from ._competitive import CompetitiveGradientDescent as CompetitiveGradientDescent
 from ._complex import (
-    ComplexAdamState as ComplexAdamState,
-    ComplexMomentumState as ComplexMomentumState,
     complex_adam as complex_adam,
     complex_momentum as complex_momentum,
 )
 from ._consensus import ConsensusOptimization as ConsensusOptimization
 from ._decay import PowerDecay as PowerDecay, decaying_sgd as decaying_sgd
 from ._extragradient import Extragradient as Extragradient
-from ._halpern import Halpern as Halpern, HalpernState as HalpernState
-from ._k_beam import KBeam as KBeam, KBeamState as KBeamState
+from ._halpern import Halpern as Halpern
+from ._k_beam import KBeam as KBeam
 from ._linked import aggregated_momentum as aggregated_momentum, linked_momentum as linked_momentum
 from ._lola import (
     AbstractAnticipation as AbstractAnticipation,
@@ -24,7 +22,7 @@ from ._lola import (
     TaylorLOLA as TaylorLOLA,
 )
 from .._optax import Optax as Optax, as_gradient_optimizer as as_gradient_optimizer, as_optimizer as as_optimizer
-from ._optimistic import OptimisticGradient as OptimisticGradient, OptimisticState as OptimisticState
+from ._optimistic import OptimisticGradient as OptimisticGradient
 from ._play import AbstractPlay as AbstractPlay, Alternating as Alternating, Simultaneous as Simultaneous
 from ._presets import (
     adagrad as adagrad,

@@ -1,4 +1,4 @@
-"""How players take turns: all at once, or one after the other."""
+"""Orders of play: all players at once, or one after the other."""
 
 from typing import Any
 

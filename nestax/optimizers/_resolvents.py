@@ -1,4 +1,4 @@
-"""How resolvents are computed: in closed form where the problem has one, else by a general solver."""
+"""Computation of resolvents: in closed form where the problem has one, else by a general solver."""
 
 import abc
 from typing import Any
@@ -20,8 +20,8 @@ class AbstractResolventSolver(eqx.Module):
     r"""A way to solve $p + \alpha g(p) = u$ with a problem's joint gradient $g$: to apply $J = (I + \alpha g)^{-1}$."""
 
     def prepare(self, problem: AbstractProblem, step_size: Float[Array, ""]) -> PyTree:
-        """What is computed once per run, such as a factorization; an optimizer keeps it in its state. By default
-        nothing."""
+        """The part that is computed once per run, such as a factorization; an optimizer keeps it in its state. By
+        default nothing."""
         del problem, step_size
 
     @abc.abstractmethod

@@ -76,12 +76,6 @@ PRODUCED = {
     "meta.Lesson",
     "meta.MetaTraining",
     "meta.Truncation",
-    "optimizers.AnchoringState",
-    "optimizers.ComplexAdamState",
-    "optimizers.ComplexMomentumState",
-    "optimizers.HalpernState",
-    "optimizers.KBeamState",
-    "optimizers.OptimisticState",
     "problems.ModeCoverage",
 }
 
