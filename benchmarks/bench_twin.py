@@ -17,6 +17,7 @@ as the released code does, and calls the networks for all instances at once.
 import json
 import statistics
 import time
+from typing import Any
 
 from . import _arguments
 
@@ -42,9 +43,8 @@ def setup():
 
     import nestax as nx
 
-    arguments = nx.learned.PRESETS["twin-release"].arguments | {
-        "rule": nx.learned.ReleasedRule(horizon=50, initial_noise=0.0)
-    }
+    rule = nx.learned.ReleasedRule(horizon=50, initial_noise=0.0)
+    arguments: dict[str, Any] = {**nx.learned.PRESETS["twin-release"].arguments, "rule": rule}
     optimizer = nx.learned.TwinLSTM(**arguments, key=jax.random.key(0))
     draw = nx.FromSampler(nx.problems.Seesaw.random, a=jnp.array([0.9, 1.0]), b=jnp.array([0.9, 1.0]))
     tasks = nx.Instances.draw(draw, 128, jax.random.key(1))

@@ -136,7 +136,7 @@ def prng_key(value: Any, name: str = "key") -> PRNGKeyArray:
     raw = array and value.dtype == np.uint32 and value.ndim == 1
     if not typed and not raw:
         raise ValueError(f"`{name}` must be one PRNG key, such as `jax.random.key(0)`, got {describe(value)}.")
-    return value
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
 
 
 def check_finite(x: ArrayLike, name: str) -> None:

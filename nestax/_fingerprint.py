@@ -141,7 +141,7 @@ class _Hasher:
         file = function.__code__.co_filename
         if hasattr(function, "__wrapped__") and ("jaxtyping" in file or file.startswith("<@beartype")):
             return self.digest(function.__wrapped__)  # run-time checks of types are not part of what is computed
-        parts = [_name(function)]
+        parts: list[Any] = [_name(function)]
         if not _is_installed(function):
             parts = [function.__qualname__, self._code(function.__code__)]
             used = sorted(set(_names(function.__code__)) & set(function.__globals__))

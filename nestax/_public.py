@@ -256,7 +256,7 @@ def _has_kind(value: Any, kinds: str) -> bool:
     if not isinstance(value, _ARRAY):
         return False
     dtype = value.dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         return "k" in kinds
     if jax.numpy.issubdtype(dtype, np.floating):  # bfloat16 has the kind "V"
         return "f" in kinds

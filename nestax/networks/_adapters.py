@@ -148,7 +148,7 @@ def as_architecture(network: Any, name: str = "architecture") -> AbstractArchite
         if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
             return FromInitApply(network.init, network.apply)
         if isinstance(network, eqx.Module) or callable(network):
-            return FromEquinox(network)
+            return FromEquinox(network)  # pyright: ignore[reportArgumentType]
     raise ValueError(
         f"`{name}` must be an `AbstractArchitecture` such as `nestax.networks.MLP()`, an Equinox module, a function of "
         f"a key that returns one, or an object with `init` and `apply`, got {network!r}."

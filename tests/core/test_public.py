@@ -19,6 +19,13 @@ import nestax as nx
 from nestax._public import checked
 
 KEY = jax.random.key(0)
+
+
+def numbered(table):
+    """Names that are the same in every process, which those of objects are not."""
+    return [pytest.param(a, v, id=f"{i}-{j}") for i, (a, values) in enumerate(table) for j, v in enumerate(values)]
+
+
 ACCEPTED = [
     (int, (3, np.int64(3), 3.0, jnp.array(3))),
     (float, (3, 3.5, np.float32(2), jnp.array(2.0))),
@@ -68,16 +75,12 @@ def function_of(annotation):
     return checked(named)
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value"), [(a, v) for a, values in ACCEPTED for v in values], ids=lambda x: repr(x)[:40]
-)
+@pytest.mark.parametrize(("annotation", "value"), numbered(ACCEPTED))
 def test_accepted(annotation, value):
     assert function_of(annotation)(value) == "called"
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value"), [(a, v) for a, values in REFUSED for v in values], ids=lambda x: repr(x)[:40]
-)
+@pytest.mark.parametrize(("annotation", "value"), numbered(REFUSED))
 def test_refused(annotation, value):
     with pytest.raises(ValueError, match=r"named: `argument` must be .*, got "):
         function_of(annotation)(value)

@@ -431,7 +431,7 @@ def test_plain_meanings_are_accepted(key):
     counts = {"num_steps": np.int64(4), "record_every": np.int32(2)}
     assert nx.solve(NOISY, nx.optimizers.sgd(np.float64(0.1)), **counts, key=key).losses.shape == (2, 1)
     assert_identical(nx.solve(NOISY, optimizer, **counts, key=key), expected)
-    assert_identical(nx.solve(NOISY, optax.sgd(0.1), num_steps=4.0, record_every=2, key=key).players, expected.players)
+    assert_identical(nx.solve(NOISY, optax.sgd(0.1), num_steps=4.0, record_every=2, key=key).players, expected.players)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_number_of_steps_that_is_no_multiple_of_the_updates(key):

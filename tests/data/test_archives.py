@@ -216,7 +216,7 @@ def test_a_part_of_tiny_imagenet_gives_its_one_draw(tiny, mine, monkeypatch):
     (mine / "tiny_imagenet" / "tiny-imagenet-200.zip").unlink()
     drawn = [WNIDS[i] for i in sorted(np.random.default_rng(0).choice(len(WNIDS), 2, replace=False))]
     of_drawn = {name: content for name, content in zip_members().items() if any(wnid in name for wnid in drawn)}
-    annotations = zip_members()["val/val_annotations.txt"].splitlines(keepends=True)
+    annotations = str(zip_members()["val/val_annotations.txt"]).splitlines(keepends=True)
     kept = "".join(line for line in annotations if line.split("\t")[1] in drawn)
     images = {k: v for k, v in zip_members().items() if k.startswith("val/images")}
     lists = {"wnids.txt": "\n".join(drawn), "val/val_annotations.txt": kept}
@@ -230,9 +230,9 @@ def test_a_part_of_tiny_imagenet_gives_its_one_draw(tiny, mine, monkeypatch):
     np.testing.assert_array_equal(part.images, whole.images)
     np.testing.assert_array_equal(part.labels, whole.labels)
     assert len(data.tiny_imagenet("test", num_classes=2)) == 2
-    for other in ({"num_classes": 2, "seed": 1}, {"num_classes": 3}):  # not a draw from all classes
+    for num_classes, seed in ((2, 1), (3, 0)):  # not a draw from all classes
         with pytest.raises(data.DataError, match=r"tiny-imagenet-200.zip was not found"):
-            data.tiny_imagenet(**other)
+            data.tiny_imagenet(num_classes=num_classes, seed=seed)
     _tiny_imagenet._load.cache_clear()
     path.write_bytes(content[:-1])
     with pytest.raises(data.DataError, match="is damaged"):

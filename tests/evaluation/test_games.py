@@ -82,7 +82,7 @@ def test_a_grid_search_is_a_loop_over_runs():
 def test_gradients_to_reach():
     """Gradient descent on a x^2 - b y^2 with a = b = 1/2 halves the norm per step: 14 steps to 1e-4."""
     batch = jax.vmap(lambda a: problems.Saddle(a, a))(jnp.full(2, 0.5))
-    score = measures.CostToTolerance(1e-4, penalty=2.0)
+    score = measures.CostToTolerance(tolerance=1e-4, penalty=2.0)
     grid = {"learning_rate": (0.5, 1e-3)}
     search = evaluation.tune(
         nx.Instances(batch), optimizers.sgd, grid, num_steps=20, key=jax.random.key(0), score=score

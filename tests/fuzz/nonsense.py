@@ -83,8 +83,9 @@ def tests_of(name: str) -> dict[str, tuple[Any, Any]]:
     """The test of every argument of a public callable, as the library applies it."""
     target = targets.target(name)
     for function in (target, getattr(target, "__init__", None)):
-        if hasattr(function, "tests"):
-            return function.tests()[1]
+        tests = getattr(function, "tests", None)
+        if tests is not None:
+            return tests()[1]
     return {p.name: _understand(p) for p in targets.parameters(name)}
 
 

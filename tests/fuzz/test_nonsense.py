@@ -64,7 +64,7 @@ def test_the_counting_can_fail(monkeypatch):
     derandomize=True,
     deadline=None,
     database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
+    suppress_health_check=tuple(hypothesis.HealthCheck),
 )
 @hypothesis.given(strategies.sampled_from(nonsense.inputs()))
 def test_much_nonsense(one):

@@ -16,17 +16,17 @@ POINT = (jnp.array(0.3), jnp.array(-0.4))
 
 def test_measures_of_a_point():
     """On x^2 - y^2 the distance to the origin is 0.5, and the gradient twice as long."""
-    expected = {
-        measures.Distance(): 0.5,
-        measures.SquaredDistance(): 0.25,
-        measures.GradientNorm(): 1.0,
-        measures.GradientNorm(player=1): 0.8,
-        measures.SquaredGradientNorm(player=0): 0.36,
-        measures.Hamiltonian(): 0.5,
-        measures.Loss(player=1): 0.07,
-        measures.Magnitude(): 0.4,
-    }
-    for measure, value in expected.items():
+    expected = (
+        (measures.Distance(), 0.5),
+        (measures.SquaredDistance(), 0.25),
+        (measures.GradientNorm(), 1.0),
+        (measures.GradientNorm(player=1), 0.8),
+        (measures.SquaredGradientNorm(player=0), 0.36),
+        (measures.Hamiltonian(), 0.5),
+        (measures.Loss(player=1), 0.07),
+        (measures.Magnitude(), 0.4),
+    )
+    for measure, value in expected:
         np.testing.assert_allclose(measure(SADDLE, POINT, None), value, rtol=1e-12, err_msg=str(measure))
 
 
@@ -162,9 +162,9 @@ def test_cost_to_tolerance_is_its_formula(unchecked):
     falling = 10.0 ** -np.arange(11.0)
     bouncing = np.where(np.arange(11) == 5, 1.0, falling)
     slow = np.linspace(1.0, 0.5, 11)
-    first = measures.CostToTolerance(1.5e-4, unit="steps", arrival="first")
-    stays = measures.CostToTolerance(1.5e-4)
-    absolute = measures.CostToTolerance(0.1, relative=False, unit="steps", part=0.2, penalty=2.0)
+    first = measures.CostToTolerance(tolerance=1.5e-4, unit="steps", arrival="first")
+    stays = measures.CostToTolerance(tolerance=1.5e-4)
+    absolute = measures.CostToTolerance(tolerance=0.1, relative=False, unit="steps", part=0.2, penalty=2.0)
     for score, values, expected in (
         (first, falling, np.log(4)),
         (first, bouncing, np.log(4)),
@@ -176,7 +176,7 @@ def test_cost_to_tolerance_is_its_formula(unchecked):
         (stays, NAN, np.inf),
     ):
         assert score_of(score, values) == pytest.approx(expected, rel=1e-9)
-    without_gradients = stays(slow, np.zeros(11, int))  # implicit methods count resolvents
+    without_gradients = stays(jnp.asarray(slow), jnp.zeros(11, int))  # implicit methods count resolvents
     assert float(without_gradients) == pytest.approx(np.log(0.5 / 1e-4 / 1.5), rel=1e-9)
     with pytest.raises(ValueError, match="`unit` must be"):
         measures.CostToTolerance(unit="seconds")  # pyright: ignore[reportArgumentType]
@@ -184,9 +184,9 @@ def test_cost_to_tolerance_is_its_formula(unchecked):
 
 def test_trailing_loss_is_the_mean_before_the_last_steps():
     values = np.arange(11.0)
-    assert score_of(measures.TrailingLoss(3), values) == 8.0  # of 7, 8, 9: the loss before each of the last steps
+    assert score_of(measures.TrailingLoss(window=3), values) == 8.0  # of 7, 8, 9, before each last step
     assert score_of(measures.TrailingLoss(), values) == 8.5
-    assert score_of(measures.TrailingLoss(100), values) == 4.5
+    assert score_of(measures.TrailingLoss(window=100), values) == 4.5
 
 
 def test_which_runs_diverged():
@@ -202,4 +202,4 @@ def test_bad_windows():
     with pytest.raises(ValueError, match="share of the run"):
         measures.tail(np.zeros(3), 2.0)
     with pytest.raises(ValueError, match="at least 1"):
-        measures.TrailingLoss(0)
+        measures.TrailingLoss(window=0)

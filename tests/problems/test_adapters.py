@@ -121,8 +121,8 @@ def test_a_loss_with_a_module_or_a_sampler(key):
 
     check_gradient(problems.FromLoss(loss, module), loss, module)
     noisy = problems.FromLoss(lambda w, z: jnp.sum((w - z) ** 2), 2.0, sample=lambda key: jax.random.normal(key))
-    (loss,), _ = joint_gradient(noisy, noisy.init(key), key)
-    np.testing.assert_allclose(loss, (2 - jax.random.normal(key)) ** 2)
+    (value,), _ = joint_gradient(noisy, noisy.init(key), key)
+    np.testing.assert_allclose(value, (2 - jax.random.normal(key)) ** 2)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_small_dilemma_is_a_plane_of_the_large_one():
     small, large = problems.SmallPrisonersDilemma(low=0.2), problems.iterated_prisoners_dilemma()
     x, y = jnp.array(0.7), jnp.array(-1.1)
     low = jnp.log(0.2 / 0.8)
-    strategies = tuple(jnp.stack([t, t, low, t, low]) for t in (x, y))
+    strategies = (jnp.stack([x, x, low, x, low]), jnp.stack([y, y, low, y, low]))
     np.testing.assert_allclose(small.losses((x, y), None), large.losses(strategies, None), rtol=1e-12)
 
 
@@ -141,7 +141,7 @@ def test_the_saddle_of_the_double_well():
         (lambda: problems.IteratedMatrixGame(np.ones((1, 2)), np.ones((1, 2))), "at least two of each"),
         (lambda: problems.IteratedMatrixGame(problems.DILEMMA[0], problems.DILEMMA[1], 1.0), "`discount` must be"),
         (
-            lambda: problems.IteratedMatrixGame(problems.DILEMMA[0], problems.DILEMMA[1], view="mine"),
+            lambda: problems.IteratedMatrixGame(problems.DILEMMA[0], problems.DILEMMA[1], view="mine"),  # pyright: ignore[reportArgumentType]
             "`view` must be one of 'own', 'shared'",
         ),
         (lambda: problems.SmallPrisonersDilemma(low=1.5), "`low` must be between 0 and 1"),
