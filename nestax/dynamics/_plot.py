@@ -1,9 +1,8 @@
 """Pictures of spectra: log-polar for games, the complex plane with the unit circle for steps."""
 
 from os import PathLike
+from typing import Any
 
-import matplotlib.axes
-import matplotlib.figure
 import numpy as np
 
 from .._storage import save_figure
@@ -24,7 +23,7 @@ def plot_spectrum(spectrum: Spectrum, path: str | PathLike[str], *, player: int 
     - `player`: whose share is shown. Default: the last one's, a GAN's discriminator.
     - `title`: default none.
     """
-    figure = matplotlib.figure.Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = _figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     shown = np.abs(spectrum.eigenvalues) > 1e-12 * spectrum.spectral_radius
     values = spectrum.eigenvalues[shown]
@@ -45,13 +44,13 @@ def plot_plane(spectrum: Spectrum, path: str | PathLike[str], *, player: int = -
     For the Jacobian of a step: it contracts if all eigenvalues are inside the unit circle (solid), at the rate of the
     largest modulus (dashed). Arguments as in `plot_spectrum`.
     """
-    figure = matplotlib.figure.Figure(figsize=(5.6, 4.8), layout="constrained")
+    figure = _figure(figsize=(5.6, 4.8), layout="constrained")
     axes = figure.subplots()
     plot_eigenvalues(axes, spectrum, player)
     _save(figure, axes, path, title)
 
 
-def plot_eigenvalues(axes: matplotlib.axes.Axes, spectrum: Spectrum, player: int = -1) -> None:
+def plot_eigenvalues(axes: Any, spectrum: Spectrum, player: int = -1) -> None:
     """The picture of `plot_plane`, into given axes."""
     values = spectrum.eigenvalues
     _scatter(axes, values.real, values.imag, spectrum, np.ones(len(values), bool), player)
@@ -63,7 +62,13 @@ def plot_eigenvalues(axes: matplotlib.axes.Axes, spectrum: Spectrum, player: int
     axes.set_ylabel("imaginary part")
 
 
-def _scatter(axes: matplotlib.axes.Axes, x, y, spectrum: Spectrum, shown: np.ndarray, player: int) -> None:
+def _figure(**settings: Any) -> Any:
+    import matplotlib.figure  # here, since importing the package must not pay for it
+
+    return matplotlib.figure.Figure(**settings)
+
+
+def _scatter(axes: Any, x, y, spectrum: Spectrum, shown: np.ndarray, player: int) -> None:
     num_players = len(spectrum.blocks)
     if not -num_players <= player < num_players:
         raise ValueError(f"`player` must be one of the {num_players} players, 0 to {num_players - 1}, got {player}.")
@@ -73,7 +78,7 @@ def _scatter(axes: matplotlib.axes.Axes, x, y, spectrum: Spectrum, shown: np.nda
         axes.figure.colorbar(dots, ax=axes, label=f"share of player {player % num_players + 1} of {num_players}")
 
 
-def _save(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, path: str | PathLike[str], title: str) -> None:
+def _save(figure: Any, axes: Any, path: str | PathLike[str], title: str) -> None:
     axes.grid(True, which="major", alpha=0.3)
     if title:
         figure.suptitle(title)

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from .._storage import read_json, save_figure, write_atomically, write_json
 from .._version import __version__
@@ -104,6 +103,8 @@ class _Session:
             for name, settings in cells.items()
             for i in range(settings.get("num_seeds", getattr(self.protocol, "num_seeds", 1)))
         ]
+        from rich.console import Console  # here, since importing the package must not pay for it
+
         console = Console(stderr=True, quiet=not self.progress)
         for number, (name, settings, i) in enumerate(trials):
             results.add(name, self._trial(name, settings, i, results, console, f"{number + 1}/{len(trials)}"))
@@ -115,7 +116,7 @@ class _Session:
         return metrics, self.seconds + time.monotonic() - started, len(trials)
 
     def _trial(
-        self, name: str, settings: dict[str, Any], repetition: int, results: Results, console: Console, at: str
+        self, name: str, settings: dict[str, Any], repetition: int, results: Results, console: Any, at: str
     ) -> Any:
         assert self.recipe.measure is not None
         place = self.folder / "cells" / file_name(name)
