@@ -289,10 +289,6 @@ RECIPE = Recipe(
             (
                 Row("circles-mlp", 50_000, 0.01, 50_000.0, LONG, 3, checkpoints=50),
                 Row("spirals-mlp", 50_000, 0.01, 50_000.0, LONG, 3),
-                Row("mnist-mlp", 5_000, 0.001, 50_000.0, BASIC, 2),
-                Row("mnist-conv", 300, 0.01, 20_000.0, FEW, 2, 0.3),
-                Row("cifar10-conv", 300, 0.001, 20_000.0, FEW, 2, 0.3),
-                Row("tiny-imagenet-conv", 100, 0.001, 20_000.0, FEW, 1, 0.3),
             ),
             dataclasses.replace(ON_MNIST, schedule=((100, 400),)),
             dataclasses.replace(ON_CIFAR, schedule=((20, 100), (60, 30), (100, 30), (200, 20), (400, 10))),
