@@ -17,7 +17,7 @@ from ._claims import (
     ratio as ratio,
     values as values,
 )
-from ._plots import heat_maps as heat_maps, lines as lines
+from ._plots import heat_maps as heat_maps, images as images, lines as lines
 from ._recipe import SCALES as SCALES, Recipe as Recipe, Results as Results, Trial as Trial, grid as grid
 from ._registry import RECIPES as RECIPES, by_name as by_name
 from ._runner import report as report, reproduce as reproduce

@@ -1,31 +1,30 @@
 """A guarded learned optimizer in and far out of its training distribution: all rows of the published table."""
 
 import dataclasses
-import json
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
+from jaxtyping import Float
 
-from ... import catalogue, data, guards, learned, meta, networks, optimizers, problems
+from ... import catalogue, data, guards, learned, networks, optimizers, problems
 from ..._optimizer import AbstractOptimizer
-from ..._progress import progress_bar
-from .._cache import cached
-from .._recipe import Metrics, Recipe
+from ..._solve import Solution, solve
+from .._claims import Metrics
+from .._plots import lines
+from .._recipe import Recipe, Results, Trial
+from .._training import Training, shared_seed, train
 from ._claims import CLAIMS, never_worse
-from ._measure import measure, steadiness
-from ._plot import plot_row
 
 SECOND = ("l2o-cifar", "lgl2o-cifar")  # with the optimizer of appendix D, meta-trained on CIFAR-10
-BASIC = ("l2o", "sgdnm", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
+BASIC = ("l2o", "sgdnm", "sgdnm-again", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
+FEW = ("l2o", "sgdnm", "sgdnm-again", "gl2o", "lgl2o", "lgl2o-own")
 FAR = (*BASIC, "lgl2o-both")
 LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own")
-SOME = tuple(name for name in LONG if name not in ("adam", "lgl2o-adam", "lgl2o-both", "lgl2o-careful-own"))
-# Compared for how steady they are late on circles.
-STEADY = ("gl2o", "lgl2o", "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful")
+RESOLUTION = 10
+"""Updates per record: as many as the published guard makes per decision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +38,14 @@ class Row:
     methods: tuple[str, ...] = BASIC
     num_seeds: int = 5  # as published
     learning_rate: float = 3.0  # of SGDnm and of the fallbacks at the start; published for all rows
+    checkpoints: int = 0  # times in the second half of a run at which the exact loss is taken
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How a learned optimizer is made: two LSTM layers of 20 that see logarithm and sign of the gradient."""
-
-    problem: str
-    schedule: tuple[tuple[int, int], ...]  # stages (steps per trajectory, trajectories)
-    validate_every: int | None = None  # epochs; without, the last weights are taken
-    clip: float | None = None  # global norm of the meta-gradient
-    preset: str = "l2o-dm-stronger-baselines"
-    unroll: int = 20  # steps per truncation
-
-
-# The first one, with the published 10,000 meta-steps.
-ON_MNIST = Training("mnist-mlp", ((100, 2_000),), validate_every=25)
+# The published 10,000 meta-steps on MNIST.
+ON_MNIST = Training("l2o-dm-stronger-baselines", ((100, 2_000),), validate_every=25)
 # The second one, published with trajectories of 600 steps. From scratch these end on a plateau of the network after the
 # first steps, where there is nothing to learn, so horizons grow.
-ON_CIFAR = Training("cifar10-conv", ((20, 200), (60, 60), (100, 60), (200, 40), (400, 20), (600, 60)), clip=1.0)
+ON_CIFAR = Training(ON_MNIST.preset, ((20, 200), (60, 60), (100, 60), (200, 40), (400, 20), (600, 60)), clip=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +55,11 @@ class Protocol:
     rows: tuple[Row, ...]
     first: Training = ON_MNIST
     second: Training = ON_CIFAR
+    first_problem: str = "mnist-mlp"
+    second_problem: str = "cifar10-conv"
     fallback_time_scale: float = 50_000.0  # tau of the fallbacks, "without search"
     num_marks: int = 20  # log-spaced times at which runs are compared
-    checkpoints: int = 50  # times in the second half of a run on circles at which the exact loss is taken
+    sweep: tuple[float, ...] = (0.5, 0.9, 0.99)  # alpha of GL2O, whose published values are lost
 
 
 def _problem(name: str) -> problems.Classifier:
@@ -81,159 +71,206 @@ def _problem(name: str) -> problems.Classifier:
     return problem
 
 
-def _train(training: Training, seed: int, folder: Path, progress: bool) -> meta.MetaTraining:
-    every = training.validate_every
-    adam = optax.adam(1e-3)
-    return meta.train(
-        learned.preset(training.preset, key=jax.random.key(seed)),
-        _problem(training.problem),
-        key=jax.random.key(seed),
-        schedule=training.schedule,
-        unroll=training.unroll,
-        meta_optimizer=adam if training.clip is None else optax.chain(optax.clip_by_global_norm(training.clip), adam),
-        validation=None if every is None else meta.Validation(every=every, num_runs=10),
-        run=folder,
-        resume=True,
-        config={"problem": training.problem, "preset": training.preset, "clip": training.clip},
-        progress=progress,
-    )
+def _trained(trial: Trial, which: str) -> learned.AbstractLearnedOptimizer:
+    protocol, seed = trial.protocol, shared_seed(trial)
+    how, problem = getattr(protocol, which), getattr(protocol, f"{which}_problem")
+    return trial.once(which, lambda folder: train(dataclasses.asdict(how), _problem(problem), seed, folder))[0]
 
 
-def _method(name: str, l2o: learned.AbstractLearnedOptimizer, protocol: Protocol, row: Row) -> AbstractOptimizer:
-    fallback = optimizers.decaying_sgd(row.learning_rate, protocol.fallback_time_scale)
-    decay = optimizers.PowerDecay(row.learning_rate, row.time_scale)
-    careful = guards.AdaptiveBlocks(undecided="fallback")
+def _method(name: str, l2o: Callable[[], AbstractOptimizer], row: dict[str, Any], tau: float) -> AbstractOptimizer:
+    rate = row["learning_rate"]
+    fallback, sgdnm = optimizers.decaying_sgd(rate, tau), optimizers.decaying_sgd(rate, row["time_scale"])
+    own, careful = guards.Own(), guards.AdaptiveBlocks(undecided="fallback")
+    decay = guards.GradientDescentMap(optimizers.PowerDecay(rate, row["time_scale"]))
     makers: dict[str, Callable[[], AbstractOptimizer]] = {
-        "l2o": lambda: l2o,
-        "sgdnm": lambda: optimizers.decaying_sgd(row.learning_rate, row.time_scale),
-        "adam": lambda: optimizers.adam(row.adam),
-        "gl2o": lambda: guards.ResidualGuard(l2o, guards.GradientDescentMap(decay)),
-        "lgl2o": lambda: guards.LossGuard(l2o, fallback),
-        "lgl2o-adam": lambda: guards.LossGuard(l2o, optimizers.adam(row.adam)),
-        "lgl2o-own": lambda: guards.LossGuard(l2o, fallback, on_accept=guards.Own()),
-        "lgl2o-both": lambda: guards.LossGuard(l2o, fallback, on_accept=guards.Own(), on_reject=guards.Own()),
-        "lgl2o-100": lambda: guards.LossGuard(l2o, fallback, rule=guards.Blocks(100, 100)),
-        "lgl2o-adaptive": lambda: guards.LossGuard(l2o, fallback, rule=guards.AdaptiveBlocks()),
-        "lgl2o-careful": lambda: guards.LossGuard(l2o, fallback, rule=careful),
-        "lgl2o-careful-own": lambda: guards.LossGuard(l2o, fallback, rule=careful, on_accept=guards.Own()),
+        "l2o": l2o,
+        "sgdnm": lambda: sgdnm,
+        "sgdnm-again": lambda: sgdnm,
+        "adam": lambda: optimizers.adam(row["adam"]),
+        "gl2o": lambda: guards.ResidualGuard(l2o(), decay),
+        "lgl2o": lambda: guards.LossGuard(l2o(), fallback),
+        "lgl2o-adam": lambda: guards.LossGuard(l2o(), optimizers.adam(row["adam"])),
+        "lgl2o-own": lambda: guards.LossGuard(l2o(), fallback, on_accept=own),
+        "lgl2o-both": lambda: guards.LossGuard(l2o(), fallback, on_accept=own, on_reject=own),
+        "lgl2o-100": lambda: guards.LossGuard(l2o(), fallback, rule=guards.Blocks(100, 100)),
+        "lgl2o-adaptive": lambda: guards.LossGuard(l2o(), fallback, rule=guards.AdaptiveBlocks()),
+        "lgl2o-careful": lambda: guards.LossGuard(l2o(), fallback, rule=careful),
+        "lgl2o-careful-own": lambda: guards.LossGuard(l2o(), fallback, rule=careful, on_accept=own),
     }
     return makers[name.removesuffix("-cifar")]()
 
 
-def run(protocol: Protocol, seed: int, folder: Path, progress: bool = False) -> Metrics:
-    """Trains both optimizers, then runs every method on every row; finished pairs are kept in `rows/`."""
-    first = _train(protocol.first, seed, folder / "l2o", progress)
-    try:
-        second = _train(protocol.second, seed, folder / "l2o-cifar", progress)
-    except data.DataError:
-        second = None  # and none of its runs
-    rows: dict[str, Any] = {}
-    steady: dict[str, Any] = {}
-    total = sum(len(row.methods) for row in protocol.rows)
-    with progress_bar(total, "methods", progress) as report:
-        for row in protocol.rows:
-            rows[row.problem] = results = {}
-            try:
-                problem = _problem(row.problem)
-            except data.DataError as error:
-                results["missing"] = str(error).splitlines()[0]  # the rest names places of this machine
-                continue
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), row.num_seeds)
-            for name in row.methods:
-                report(sum(map(len, rows.values())), lambda name=name, row=row: f"{row.problem} {name}")
-                training, trained = (protocol.second, second) if name in SECOND else (protocol.first, first)
-                if trained is None:
-                    continue
-                method = _method(name, trained.optimizer, protocol, row)
-                path = folder / "rows" / row.problem / f"{name}.json"
-                wanted = _settings(protocol, row, training, seed)
-                results[name] = cached(
-                    path,
-                    wanted,
-                    lambda row=row, problem=problem, keys=keys, method=method: measure(
-                        problem, method, row.num_steps, keys, protocol.num_marks
-                    ),
-                )
-                if row.problem == "circles-mlp" and name in STEADY:
-                    steady[name] = cached(
-                        path.with_name(f"steadiness-{name}.json"),
-                        wanted | {"checkpoints": protocol.checkpoints},
-                        lambda row=row, problem=problem, keys=keys, method=method: steadiness(
-                            problem, method, row.num_steps, keys, protocol.checkpoints
-                        ),
-                    )
-            plot_row(f"{row.problem}, {row.num_seeds} seeds", results, folder / f"{row.problem}.png")
-    trainings = {"l2o": first} | ({} if second is None else {"l2o-cifar": second})
-    return {
-        "rows": rows,
-        "steadiness": steady,
-        "never_worse": never_worse(rows),
-        "training": {name: _training(training) for name, training in trainings.items()},
-        "tables": [_table(name, results) for name, results in rows.items() if "missing" not in results],
-    }
+def marks(num_steps: int, num: int) -> list[int]:
+    """`num` numbers of updates, evenly spaced on a logarithmic axis from 100 to `num_steps`, multiples of 100."""
+    spaced = np.geomspace(min(100, num_steps), num_steps, num)
+    return sorted({max(100, round(s / 100) * 100) if num_steps >= 100 else int(s) for s in spaced})
 
 
-def _settings(protocol: Protocol, row: Row, training: Training, seed: int) -> dict[str, Any]:
-    """Whatever the result of a method on a row depends on, as JSON values."""
-    fixed = {"fallback_time_scale": protocol.fallback_time_scale, "num_marks": protocol.num_marks, "seed": seed}
-    settings = {"row": {**dataclasses.asdict(row), "methods": None}, "training": dataclasses.asdict(training), **fixed}
-    return json.loads(json.dumps(settings))
+def window(step: int) -> int:
+    """Over how many updates before a mark a loss is averaged: a fifth of the run, between 100 and 1,000."""
+    return int(min(max(100, step // 5), 1_000, step))
 
 
-def _training(training: meta.MetaTraining) -> dict[str, Any]:
+def at_mark(records: Float[np.ndarray, " records"], step: int) -> tuple[float, float]:
+    """The mean of the records in the window before `step`, and its standard error; not finite after a failure."""
+    stop = max(step // RESOLUTION, 1)
+    values = records[max(stop - max(window(step) // RESOLUTION, 1), 0) : stop]
+    return values.mean(), values.std() / np.sqrt(max(len(values) - 1, 1))
+
+
+def _run(problem: problems.Classifier, method: AbstractOptimizer, num_steps: int, trial: Trial, num_parts: int = 1):
+    """The solutions after equal parts of a run; all methods start alike, a repeated one sees other minibatches."""
+    init_key, key = jax.random.split(trial.key)
+    key = jax.random.fold_in(key, trial.cell.endswith("-again"))
+    found: list[Solution] = []
+    players, state = problem.init(init_key), None
+    with warnings.catch_warnings():  # guards warn of a fallback that raises the loss; here the curves show it
+        warnings.filterwarnings("ignore", message="The guard's fallback raised the loss")
+        for part in range(num_parts):
+            part_key = jax.random.fold_in(key, part)
+            how: dict[str, Any] = {"num_steps": num_steps // num_parts, "record_every": RESOLUTION, "throw": False}
+            found.append(solve(problem, method, key=part_key, players=players, state=state, **how))
+            players, state = found[-1].players, found[-1].state
+    return found
+
+
+def measure(trial: Trial, method: str, **row: Any) -> dict[str, Any]:
+    """One run: losses and shares of accepted blocks at the marks, cost, and how far it strays late."""
+    if method == "sweep":
+        return sweep(trial, row)
+    problem, num_steps = _problem(row["problem"]), row["num_steps"]
+    which = "second" if method in SECOND else "first"
+    optimizer = _method(method, lambda: _trained(trial, which), row, trial.protocol.fallback_time_scale)
+    solutions = _run(problem, optimizer, num_steps, trial, max(1, 2 * row["checkpoints"]))
+    info = jax.tree.map(lambda *parts: np.concatenate(parts), *[s.info for s in solutions])
+    losses = np.asarray(info.losses[:, 0], np.float64)
+    scores = {mark: at_mark(losses, mark) for mark in marks(num_steps, trial.protocol.num_marks)}
     out = {
-        "epochs": len(training.history),
-        "seconds": round(sum(r["seconds"] for r in training.history), 1),
-        "skipped_updates": training.num_skipped,
-        "last_loss": round(training.history[-1]["final_loss"], 4),
+        "loss": {mark: mean for mark, (mean, _) in scores.items()},
+        "error": {mark: error for mark, (_, error) in scores.items()},
+        "gradients": info.cost.gradients.sum() / num_steps,
+        "losses": info.cost.losses.sum() / num_steps,
     }
-    validations = [(round(r["validation"], 4), r["epoch"] + 1) for r in training.history if r.get("validation")]
-    if validations:
-        out["best_validation"], out["best_epoch"] = min(validations)
+    if info.aux is not None:
+        decisions = np.asarray(info.aux.accepted, np.float64).ravel()
+        accepted = np.repeat(decisions, len(losses) // len(decisions))  # one per record
+        out["accepted"] = {mark: at_mark(accepted, mark)[0] for mark in scores} | {"all": accepted.mean()}
+    if row["checkpoints"]:  # exact, since the losses of minibatches are noisy
+        late = np.array([float(problem.full_loss(s.players)) for s in solutions[row["checkpoints"] :]])
+        out["peak"] = late.max() / np.median(late)
     return out
 
 
-def _table(name: str, results: dict[str, Any]) -> dict[str, str]:
-    marks = list(next(iter(results.values()))["marks"])
-    shown = list(dict.fromkeys([*marks[::4], marks[-1]]))
-    lines = [
-        "| method | " + " | ".join(f"{int(mark):,}" for mark in shown) + " | learned | gradients, losses | ms |",
-        "|---|" + "---|" * (len(shown) + 3),
-    ]
-    for method, result in results.items():
-        cells = [_cell(result["marks"][mark]["loss"]) for mark in shown]
-        used = "" if result["use_learned"] is None else f"{result['use_learned']:.2f}"
-        cost = f"{result['gradients_per_update']:g}, {result['losses_per_update']:.3g}"
-        lines.append(f"| {method} | {' | '.join(cells)} | {used} | {cost} | {1e3 * result['seconds_per_update']:.3f} |")
+def sweep(trial: Trial, row: dict[str, Any]) -> dict[str, Any]:
+    """The share of L2O's lead over SGDnm after 100 updates that GL2O lacks, by its settings."""
+    problem, l2o = _problem(row["problem"]), _trained(trial, "first")
+    decay = optimizers.PowerDecay(row["learning_rate"], row["time_scale"])
+
+    def ln_loss(optimizer: AbstractOptimizer) -> float:
+        return float(np.log(np.mean(_run(problem, optimizer, 100, trial)[0].info.losses)))
+
+    sequences = {
+        "GS(0.9)": guards.GeometricSequence(0.9),
+        "GS(0.99)": guards.GeometricSequence(0.99),
+        "EMA(0.25)": guards.ExponentialMovingAverage(0.25),
+        "EMA(0.75)": guards.ExponentialMovingAverage(0.75),
+        "RT": guards.RecentTerm(),
+        "AA": guards.ArithmeticAverage(),
+        "RM": guards.RecentMax(),
+    }
+    first, last = ln_loss(l2o), ln_loss(optimizers.decaying_sgd(row["learning_rate"], row["time_scale"]))
+    lost = {}
+    for name, sequence in sequences.items():
+        for alpha in trial.protocol.sweep:
+            guard = guards.ResidualGuard(l2o, guards.GradientDescentMap(decay), sequence=sequence, alpha=alpha)
+            lost[f"{name}, alpha {alpha:g}"] = (ln_loss(guard) - first) / (last - first)
+    return {"lost": lost}
+
+
+def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
+    rows = [(row, {k: v for k, v in dataclasses.asdict(row).items() if k != "methods"}) for row in protocol.rows]
+    found = {f"{row.problem}/{name}": {"method": name, **settings} for row, settings in rows for name in row.methods}
+    on_mnist = [{"method": "sweep", **settings} for row, settings in rows if row.problem == "mnist-mlp"]
+    return found | ({"sweep": on_mnist[0]} if on_mnist else {})
+
+
+def summarize(results: Results) -> Metrics:
+    """By row and method lists over seeds; and how often guards are no worse than the better constituent."""
+    rows = results.nested(_over_seeds)
+    lost = rows.pop("sweep", {}).get("lost", {})
+    return {"rows": rows, "lost": {n: np.mean(values) for n, values in lost.items()}, "never_worse": never_worse(rows)}
+
+
+def _over_seeds(seeds: list[Any]) -> dict[str, Any]:
+    known = [one for one in seeds if "missing" not in one]
     return {
-        "title": f"{name}: ln loss after so many updates, mean over seeds [min, max]; share of blocks that use the "
-        "learned optimizer; evaluations and milliseconds per update",
-        "markdown": "\n".join(lines) + "\n",
+        name: {key: [one[name][key] for one in known] for key in entry}
+        if isinstance(entry, dict)
+        else [one[name] for one in known]
+        for name, entry in (known[0] if known else {}).items()
     }
 
 
-def _cell(losses: list[float | None]) -> str:
-    if None in losses:
-        return f"diverged ({losses.count(None)} of {len(losses)})"
-    logs = np.log(np.maximum(np.array(losses, float), 1e-30))
-    return f"{logs.mean():.2f} [{logs.min():.2f}, {logs.max():.2f}]"
+def tables(metrics: Metrics) -> dict[str, Any]:
+    out = {}
+    for problem, methods in metrics["rows"].items():
+        shown = {name: entry for name, entry in methods.items() if entry}
+        title = f"{problem}: ln loss after so many updates, mean over seeds [min, max]; share of blocks that take the "
+        title += "learned optimizer; gradients and further losses per update"
+        if shown:
+            out[title] = {name: _table_row(entry) for name, entry in shown.items()}
+    return out
+
+
+def _table_row(entry: dict[str, Any]) -> dict[str, Any]:
+    steps = list(entry["loss"])
+    shown = dict.fromkeys([*steps[::4], steps[-1]])
+    return {
+        **{f"{int(s):,}": [None if x is None else float(np.log(x)) for x in entry["loss"][s]] for s in shown},
+        "learned": entry.get("accepted", {}).get("all", ""),
+        "gradients": entry["gradients"],
+        "losses": entry["losses"],
+    }
+
+
+def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
+    del results
+    rows = {problem: {n: e for n, e in methods.items() if e} for problem, methods in metrics["rows"].items()}
+    rows = {problem: methods for problem, methods in rows.items() if methods}
+
+    def panels(kind: str) -> dict[str, Any]:
+        return {
+            problem: {
+                name: (
+                    [int(s) for s in e["loss"]],
+                    [None if None in e[kind][s] else np.mean(e[kind][s]) for s in e["loss"]],
+                )
+                for name, e in methods.items()
+                if kind in e
+            }
+            for problem, methods in rows.items()
+        }
+
+    return {
+        "losses": lines(panels("loss"), ("updates", "loss"), log="xy"),
+        "decisions": lines(panels("accepted"), ("updates", "share of blocks that take the learned optimizer"), log="x"),
+    }
 
 
 def _rows(scale: float, seeds: int) -> tuple[Row, ...]:
     """The table; `scale` shortens the runs."""
-
-    def steps(num: int) -> int:
-        return max(200, round(num * scale / 1_000) * 1_000)
-
+    steps = round(1_000_000 * scale)
     return (
-        Row("circles-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
-        Row("spirals-mlp", steps(1_000_000), 0.01, 50_000.0, LONG, seeds),
-        Row("mnist-mlp", steps(1_000_000), 0.001, 50_000.0, BASIC, seeds),
-        Row("mnist-conv", steps(1_000_000), 0.01, 20_000.0, FAR, seeds, 0.3),
-        Row("cifar10-conv", steps(1_000_000), 0.001, 20_000.0, FAR, seeds, 0.3),
-        Row("tiny-imagenet-conv", steps(100_000), 0.001, 20_000.0, FAR, seeds, 0.3),
+        Row("circles-mlp", steps, 0.01, 50_000.0, LONG, seeds, checkpoints=50),
+        Row("spirals-mlp", steps, 0.01, 50_000.0, LONG, seeds),
+        Row("mnist-mlp", steps, 0.001, 50_000.0, BASIC, seeds),
+        Row("mnist-conv", steps, 0.01, 20_000.0, FAR, seeds, 0.3),
+        Row("cifar10-conv", steps, 0.001, 20_000.0, FAR, seeds, 0.3),
+        Row("tiny-imagenet-conv", steps // 10, 0.001, 20_000.0, FAR, seeds, 0.3),
     )
 
+
+_SHORT = Training("rnnprop-m-l2o", ((4, 1),), unroll=2)
 
 RECIPE = Recipe(
     name="guards/lgl2o",
@@ -241,59 +278,28 @@ RECIPE = Recipe(
     source="Premont-Schwarz, Vitku, Feyereisl 2022, table 1 and figures 2 to 8",
     scales={
         "smoke": Protocol(
-            rows=(Row("circles-mlp", 400, 0.01, 50_000.0, SOME, 2),),
-            first=Training("circles-mlp", ((20, 2),), validate_every=1, unroll=10),
-            second=Training("circles-mlp", ((10, 1), (20, 1)), clip=1.0, unroll=10),
-            num_marks=4,
-            checkpoints=2,
+            (Row("circles-mlp", 200, 0.01, 50_000.0, ("l2o", "sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1),),
+            _SHORT,
+            _SHORT,
+            "circles-mlp",
+            "circles-mlp",
+            num_marks=2,
         ),
         "laptop": Protocol(
-            rows=(
-                Row("circles-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
-                Row("spirals-mlp", 1_000_000, 0.01, 50_000.0, LONG, 3),
-                Row("mnist-mlp", 100_000, 0.001, 50_000.0, BASIC, 2),
-                Row("mnist-conv", 2_000, 0.01, 20_000.0, FAR, 2, 0.3),
-                Row("cifar10-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
-                Row("tiny-imagenet-conv", 1_000, 0.001, 20_000.0, FAR, 2, 0.3),
+            (
+                Row("circles-mlp", 50_000, 0.01, 50_000.0, LONG, 3, checkpoints=50),
+                Row("spirals-mlp", 50_000, 0.01, 50_000.0, LONG, 3),
             ),
+            dataclasses.replace(ON_MNIST, schedule=((100, 400),)),
+            dataclasses.replace(ON_CIFAR, schedule=((20, 100), (60, 30), (100, 30), (200, 20), (400, 10))),
         ),
-        "paper": Protocol(rows=_rows(1.0, 5)),
+        "paper": Protocol(_rows(1.0, 5)),
     },
-    run=run,
+    axes=("rows",),
+    cells=cells,
+    measure=measure,
+    summarize=summarize,
+    tables=tables,
+    pictures=pictures,
     claims=CLAIMS,
-    notes=(
-        "Two things are not in the publication's text and are ours: the sizes of the convolutional networks, and the "
-        "data of circles and spirals. For the convolutional networks the published learning rate of 3 leaves SGDnm "
-        "at ln 10; 0.3 was chosen from 0.1, 0.3 and 1 by 300 steps on two other seeds. The decay is (1 + t / "
-        "tau)^-0.75; the published formula is lost. At laptop scale there are 3 seeds on circles and spirals and 2 "
-        "on images, 10^6 updates on the former, 10^5 on the MNIST network, 2,000 and 1,000 on the convolutional "
-        "ones; Tiny ImageNet is skipped where its archive is not at hand. Rows were run in separate processes on a "
-        "shared machine, so `seconds` is only the time of putting them together, and milliseconds per update are "
-        "upper bounds.\n\n"
-        "Where the guard falls short, it is greedy, not broken: every block ends at the better of two candidates. On "
-        "the MNIST network it accepts the learned optimizer's steps for a few hundred updates because each block "
-        "gains, and by then that optimizer has driven the hidden units into saturation, from where the fallback is "
-        "slow, though it is used in 98% of all blocks. (Looked at apart from the recorded run, for its first seed: "
-        "after 5,000 updates 82% of the inputs of the sigmoids are beyond 6 in absolute value, 49% under SGDnm.) So "
-        "a guarded run can be behind its fallback alone, which the claim L8 denies; the proposition compares with a "
-        "fallback step from the same point, not with the fallback's own run. Two options of ours keep runs beside: "
-        "the fallback's (`lgl2o-own`), or those of both (`lgl2o-both`, not run on the MNIST network). The published "
-        "form ends above SGDnm on all rows, by 0.3 to 2.7 in ln loss; these two end level with it or below, but for "
-        "0.04 on CIFAR-10 with both.\n\n"
-        "`lgl2o-careful` is the adaptive guard that leaves what is undecided to the fallback, and "
-        "`lgl2o-careful-own` the same with a run of the fallback's own (both on circles and spirals).\n\n"
-        "The second optimizer, `l2o-cifar`, was trained on CIFAR-10 with horizons that grow to the published 600 "
-        "steps: with 600 from the start the convolutional network sits on a plateau after a few steps and nothing is "
-        "learned (48 trajectories tried; without clipping a curriculum ended there, too). It is slower on the other "
-        "rows, and the greedy guard with it the more so: L8 holds in 0.29 of the points. What L9 speaks of is seen "
-        "on circles (0.50 in ln loss, late, by noise) and on the MNIST network (0.88, after the learned optimizer's "
-        "first lead).\n\n"
-        "L8 compares runs of one seed, which start alike but see other minibatches, since a guard takes some for its "
-        "validation. Its two standard errors are those of the mean over a window of one run, so they do not hold the "
-        "difference between two runs of one method, which on spirals reaches a factor of three in the loss; even the "
-        "better of both own runs is then often behind the lone run of its seed. `over_seeds` in the metrics compares "
-        "means over seeds of ln loss, up to two standard errors over seeds instead, of which there are two or three: "
-        "0.58 for the published form, 0.93 adaptive, 0.87 and 0.91 with runs of their own.\n\n"
-        "GL2O rejects nearly everything and stays close to SGDnm."
-    ),
 )

@@ -99,15 +99,7 @@ RECIPE = Recipe(
     title="L2O-DM and RNNprop, meta-trained on MLP-orig on MNIST with 100-step trajectories",
     source="Chen et al. 2020, figure 2 (baselines); Andrychowicz et al. 2016; Lv et al. 2017",
     scales={
-        "smoke": Protocol(
-            {"l2o-dm": Training("l2o-dm-stronger-baselines", ((10, 2),), 5, 1, 1)},
-            "digits-mlp",
-            early=(5, 10, 15),
-            long_horizon=20,
-            classical=("adam",),
-            tuning_seeds=1,
-            num_seeds=1,
-        ),
+        "smoke": Protocol({}, "digits-mlp", "test", (5, 10, 15), 20, ("adam",), 1, 1),  # quickstart's trains
         "laptop": Protocol(_trainings(3, 2, 2_000, 50, 5)),
         "paper": Protocol(_trainings(5, 5, 10_000, 100, 20), tuning_seeds=5, num_seeds=10),
     },
