@@ -101,8 +101,6 @@ class Recipe:
     pictures: Callable[[Results, Metrics], Mapping[str, Any]] | None = None  # figures by file name, without suffix
     x64: bool = False  # float64, on the CPU
     digits: int = 6  # significant ones that are kept of every number
-    run: Callable[..., Metrics] | None = None  # instead of all that: (protocol, seed, folder, progress) -> metrics
-    notes: str = ""
 
     def protocol(self, scale: str) -> Any:
         if scale not in self.scales:

@@ -33,13 +33,8 @@ def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: 
     """
     protocol = recipe.protocol(scale)
     folder.mkdir(parents=True, exist_ok=True)
-    if recipe.run is not None:
-        started = time.monotonic()
-        metrics, seconds, num = recipe.run(protocol, seed, folder, progress), 0.0, None
-        seconds = time.monotonic() - started
-    else:
-        with _precision(recipe.x64):
-            metrics, seconds, num = _Session(recipe, protocol, seed, folder, progress).run()
+    with _precision(recipe.x64):
+        metrics, seconds, num = _Session(recipe, protocol, seed, folder, progress).run()
     result = {
         "recipe": recipe.name,
         "scale": scale,
