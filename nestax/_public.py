@@ -43,14 +43,21 @@ def check_arguments(namespace: dict[str, Any]) -> None:
 
 
 def checked(
-    function: Callable[..., Any], title: str | None = None, skip: int = 0, types: Mapping[str, Any] | None = None
+    function: Callable[..., Any],
+    title: str | None = None,
+    skip: int = 0,
+    types: Mapping[str, Any] | None = None,
+    owner: type | None = None,
 ) -> Callable[..., Any]:
     """`function`, with its arguments checked first; `skip` of them, such as `self`, are not.
 
     `types` stand in place of annotations: Equinox gives a field with a converter the converter's.
     """
     title, known = title or function.__name__, types or {}
-    measured = function.__module__.startswith(("nestax.measures", "nestax._"))  # a run's losses may be NaN
+    # What was measured may be NaN: measures take it, and objects that are returned hold it. Objects that are arguments
+    # have an abstract base class.
+    returned = owner is not None and not any(c.__name__.startswith("Abstract") for c in owner.__mro__)
+    measured = function.__module__.startswith(("nestax.measures", "nestax._")) or returned
 
     @functools.cache  # at the first call, so that an import pays nothing
     def tests() -> tuple[inspect.Signature, dict[str, tuple[Test, Any]]]:
@@ -87,7 +94,17 @@ _COUNT_NAMES = {"num", "player", "seed", "tokens", "width", "length", "window", 
 _COUNT_NAMES |= {"resolution", "columns", "dim"}
 _NONNEGATIVE = {"tolerance", "rtol", "atol", "eps", "std", "std_tolerance", "inner_tolerance", "checkpoint_seconds"}
 _NONNEGATIVE |= {"accuracy", "floor", "start_bound", "growth", "slack", "bound"}
-_MAY_BE_COMPLEX = {"eigenvalues", "momentum", "momenta", "coefficients", "values", "sample", "players", "x"}
+_MAY_BE_COMPLEX = {
+    "eigenvalues",
+    "learning_rate",
+    "momentum",
+    "momenta",
+    "coefficients",
+    "values",
+    "sample",
+    "players",
+    "x",
+}
 _SCANNED = 10_000  # numbers of an array that are looked at
 
 
@@ -106,7 +123,7 @@ def _wrong_value(name: str, value: Any, measured: bool) -> str | None:
         return "above minus infinity"
     count = name in _COUNT_NAMES or any(name.startswith(x) if x.endswith("_") else name.endswith(x) for x in _COUNTS)
     if (name in _NONNEGATIVE or (count and np.issubdtype(np.asarray(value).dtype, np.integer))) and np.any(array < 0):
-        return "at least 0"
+        return "an integer of at least 0" if count else "at least 0"
     return None
 
 
@@ -129,7 +146,9 @@ def _check_constructor(cls: type) -> None:
         generated = dataclasses.is_dataclass(cls) and inspect.unwrap(init).__code__.co_filename == "<string>"
         # a converter may take more than its field holds, such as a learning rate for an optimizer; not so for numbers
         types = {f.name: f.type for f in dataclasses.fields(cls) if not _converts(f)} if generated else None
-        type.__setattr__(cls, "__init__", checked(init, cls.__name__, 1, types))  # past what Equinox does to methods
+        type.__setattr__(
+            cls, "__init__", checked(init, cls.__name__, 1, types, cls)
+        )  # past what Equinox does to methods
 
 
 def _converts(field: dataclasses.Field) -> bool:

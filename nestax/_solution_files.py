@@ -12,7 +12,7 @@ from ._optax import AnyOptimizer, as_optimizer
 from ._solve import Solution, solve
 from ._storage import CheckpointError, StoredTree, save_tree
 
-_FORMAT = "solution"
+_KIND = "solution"
 
 
 def save_solution(path: str | PathLike[str], solution: Solution) -> None:
@@ -21,7 +21,7 @@ def save_solution(path: str | PathLike[str], solution: Solution) -> None:
     One safetensors file, written atomically; its folder is made. `load_solution` reads it.
     """
     rows = {"losses": solution.losses.shape[-2], "others": solution.info.cost.gradients.shape[-1]}
-    save_tree(Path(path), solution, {"format": _FORMAT, "batch": list(solution.num_steps.shape), "records": rows})
+    save_tree(Path(path), solution, {"kind": _KIND, "batch": list(solution.num_steps.shape), "records": rows})
 
 
 def load_solution(path: str | PathLike[str], problem: AnyFamily, optimizer: AnyOptimizer) -> Solution:
@@ -48,8 +48,8 @@ def load_solution(path: str | PathLike[str], problem: AnyFamily, optimizer: AnyO
     """
     stored = StoredTree(Path(path))
     header = stored.header
-    if header.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: field 'format' is {header.get('format')!r}, so this is no solution.")
+    if header.get("kind") != _KIND:
+        raise CheckpointError(f"{path}: field 'kind' is {header.get('kind')!r}, so this is no solution.")
     optimizer, family = as_optimizer(optimizer), as_family(problem)
 
     def step(key) -> Any:

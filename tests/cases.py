@@ -218,6 +218,7 @@ CASES = (
         "attended-l2o-scale",
         hierarchical(nx.learned.AttendedHierarchicalRNN),
         of=nx.learned.AttendedHierarchicalRNN,
+        holds_players=True,
         **HIERARCHICAL,
     ),
     Case("twin-lstm", twin_lstm, of=nx.learned.TwinLSTM, **ZERO_SUM),

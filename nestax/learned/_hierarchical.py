@@ -158,13 +158,16 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         tensors = []
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
             own_key, shared_key = jax.random.split(k)
-            log_rate = jax.random.uniform(own_key, (leaf.size,), dtype, low, high)
-            log_rate = log_rate + jax.random.uniform(shared_key, (), dtype, low, high)
+            # drawn in float32, so that a seed means the same in every precision
+            log_rate = jax.random.uniform(own_key, (leaf.size,), jnp.float32, low, high)
+            log_rate = (log_rate + jax.random.uniform(shared_key, (), jnp.float32, low, high)).astype(dtype)
             hidden = jnp.broadcast_to(network.coordinate_start[:, None], (self.hidden_sizes[0], leaf.size))
-            zeros, scales = jnp.zeros(leaf.size, dtype), jnp.zeros((self.num_scales, leaf.size), dtype)
-            log_rate = jnp.clip(log_rate, -_BOUND, _BOUND)
-            tensors.append(TensorState(hidden, zeros, zeros, log_rate, scales, scales, network.tensor_start[:, None]))
-        return HierarchicalState(tuple(tensors), network.overall_start[:, None])
+            # buffers of their own, so that the state can be donated
+            (first, second), sizes = (jnp.zeros(leaf.size, dtype) for _ in range(2)), (self.num_scales, leaf.size)
+            scales, squares = (jnp.zeros(sizes, dtype) for _ in range(2))
+            log_rate, start = jnp.clip(log_rate, -_BOUND, _BOUND), jnp.array(network.tensor_start[:, None])
+            tensors.append(TensorState(jnp.array(hidden), first, second, log_rate, scales, squares, start))
+        return HierarchicalState(tuple(tensors), jnp.array(network.overall_start[:, None]))
 
     def update(
         self, gradients: PyTree, state: HierarchicalState, params: PyTree, **extra: Any

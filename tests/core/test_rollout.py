@@ -282,7 +282,7 @@ def test_keys_and_pytrees_as_inputs(key):
         (None, None, "say how many steps"),
         ((), None, "say how many steps"),
         (None, 0, "at least one step, got 0"),
-        (None, -2, "at least one step, got -2"),
+        (None, -2, "at least 0, got -2"),
         (jnp.zeros(0), None, "at least one step, got 0"),
         ((jnp.zeros(3), jnp.zeros((4, 2))), None, r"equal length, got lengths \['3', '4'\]"),
         ((jnp.zeros(3), jnp.array(1.0)), None, "equal length, got lengths .*'None'"),

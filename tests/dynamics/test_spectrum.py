@@ -249,7 +249,7 @@ def test_refuses(unchecked):
             dynamics.spectrum(operator, num)
     with pytest.raises(ValueError, match="nothing to differentiate"):
         dynamics.step_jacobian(Map(lambda x: x), jnp.array(1))
-    with pytest.raises(ValueError, match="must be a non-empty tuple"):
+    with pytest.raises(ValueError, match=r"must be a .*tuple"):
         dynamics.game_jacobian(problem, jnp.zeros(30))  # pyright: ignore[reportArgumentType]
 
 

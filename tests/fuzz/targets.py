@@ -46,6 +46,7 @@ PRODUCED = {
     "evaluation.Evaluation",
     "evaluation.GameRuns",
     "evaluation.GridSearch",
+    "evaluation.Summary",
     "evaluation.Tuning",
     "guards.Decision",
     "guards.EnergyDecision",
@@ -287,7 +288,7 @@ def special() -> dict[str, Any]:
     scalars = (jnp.array(0.0), jnp.array(0.0))
     corpus = valid()["text"]
     decay = nx.hyperparameters.WeightDecay("all")
-    key = jax.random.key(0)
+    key, sgd = jax.random.key(0), nx.optimizers.sgd(0.1)
     evaluation = nx.evaluation.evaluate(Quadratic(), {"sgd": optax.sgd(0.1)}, num_steps=2, num_seeds=1, key=key)
     return {
         "InnerProblem.problem": Nested(),
@@ -335,7 +336,8 @@ def special() -> dict[str, Any]:
         "hyperparameters.Dropout.sites": "layer0",
         "hyper.Unrolled.optimizer": optax.sgd(0.1),
         "evaluation.markdown.evaluation": evaluation,
-        "evaluation.plot.evaluation": evaluation,
+        "evaluation.plot.result": evaluation,
+        "save_solution.solution": nx.solve(Quadratic(), sgd, num_steps=1, key=key),
         "evaluation.table.evaluation": evaluation,
         "dynamics.heat_map.function": lambda players: jnp.sum(players[0] ** 2),
         "dynamics.plot_plane.spectrum": nx.dynamics.spectrum(valid()["operator"]),

@@ -334,7 +334,7 @@ BAD = [
     (lambda: Blocks(1, 0), "`num_batches` must be an integer of at least"),
     (lambda: Blocks(2.0), "`num_steps` must be an integer"),  # pyright: ignore[reportArgumentType]
     (lambda: Unchecked(SGD, SGD, on_reject="keep"), "`on_reject` must be a policy of `nestax.guards`, one of `Keep"),
-    (lambda: Unchecked(SGD, SGD, on_accept=Own), "`on_accept` must be a policy"),
+    (lambda: Unchecked(SGD, SGD, on_accept=Own), "`on_accept` must be"),
     (lambda: Unchecked(SGD, SGD, rule=10), r"`rule` must be `Blocks\(...\)` or `AdaptiveBlocks"),
     (lambda: Unchecked(optax.sgd, SGD), "`proposal` must be a nestax optimizer or an Optax transformation"),
     (lambda: Unchecked(SGD, None), "`fallback` must be a nestax optimizer or an Optax transformation"),

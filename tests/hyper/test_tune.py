@@ -334,7 +334,7 @@ def test_another_learning_rate_does_not_trace_again():
     ("settings", "match"),
     [
         ({"num_outer_steps": 0}, "`num_outer_steps` must be at least 1"),
-        ({"num_inner_steps": -1}, "must not be negative"),
+        ({"num_inner_steps": -1}, "must be an integer of at least 0"),
         ({"num_inner_steps": 0}, "nothing trains the weights"),
         ({"record_every": 4}, "must divide the 6 outer steps"),
         ({"patience": 0}, "`patience`"),

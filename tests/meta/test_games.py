@@ -316,7 +316,7 @@ def test_errors(key, unchecked):
         measures.SquaredDistance()(problem, problem.init(key), None)
     with pytest.raises(ValueError, match="must be a meta-objective"):
         meta.train(twin, PROBLEM, curriculum=meta.InstanceCurriculum(), key=key)
-    with pytest.raises(ValueError, match="'update' or 'epoch'"):
+    with pytest.raises(ValueError, match="one of 'update', 'epoch'"):
         meta.InstanceCurriculum(ranked="step")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="must be an odd number"):
         measures.Gap(num_offsets=4)

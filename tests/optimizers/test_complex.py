@@ -297,7 +297,7 @@ def test_bad_arguments(make):
 
 @pytest.mark.usefixtures("unchecked")
 def test_more_bad_arguments():
-    with pytest.raises(ValueError, match="`learning_rate` must be a real number"):
+    with pytest.raises(ValueError, match="`learning_rate` must be a number or an array"):
         complex_adam(0.1j)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="takes a matrix of shape"):
         linked_momentum(jnp.eye(3), jnp.ones(2), jnp.ones(2))

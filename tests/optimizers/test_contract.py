@@ -189,7 +189,7 @@ def test_gradient_with_respect_to_the_learning_rate(case, key):
         return problem.losses(players, None)[0]
 
     gradient = jax.grad(final_loss)(jnp.asarray(case.rate))
-    expected = central_difference(final_loss, jnp.asarray(case.rate), step=1e-4 * case.rate)
+    expected = central_difference(final_loss, jnp.asarray(case.rate), step=1e-5 * case.rate)
     assert abs(expected) > 1e-3
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 

@@ -6,7 +6,7 @@ import pytest
 from nestax.recipes.guards import _claims, lgl2o
 
 MARKS = ["100", "1000", "100000"]
-ROWS = [row.problem for row in lgl2o.RECIPE.protocol("laptop").rows]
+ROWS = [row.problem for row in lgl2o.RECIPE.protocol("paper").rows]
 
 
 def method(*logs, error=1e-3, gradients=2.0, losses=2.0, peak=1.0):

@@ -60,7 +60,14 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
         recipes.reproduce(recipes.by_name("l2o/quickstart"), "labtop", 0, tmp_path)
 
 
-NEVER_MEASURED = {"guards/lgl2o": {"L6"}}  # needs an archive that is not at hand
+NEVER_MEASURED = {
+    # recorded on circles and spirals only, since the measure was mended
+    "guards/lgl2o": {
+        *("L1-early", "L1-diverges", "L1-follows", "L1-converges", "L1-gl2o", "L6"),
+        *(f"L5{row}-{method}" for row in "ab" for method in ("l2o", "gl2o", "lgl2o")),
+    },
+    "lyapunov/gan": {"G4"},  # runs at scale 10 overflow
+}
 
 
 RECORDED = sorted((Path(__file__).parents[2] / "results").rglob("*.json"))
