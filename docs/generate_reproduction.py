@@ -94,7 +94,7 @@ def recheck(results: Path, recipes: Mapping[str, Recipe] = RECIPES) -> None:
 def notes_on(results: Path, recipe: Recipe) -> str:
     """What was tried and what differs from the source, from `notes.md` beside the recorded results."""
     path = results / recipe.name / "notes.md"
-    return path.read_text(encoding="utf-8").rstrip() if path.exists() else recipe.notes
+    return path.read_text(encoding="utf-8").rstrip() if path.exists() else ""
 
 
 def overview(recipes: Mapping[str, Recipe], recorded: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
