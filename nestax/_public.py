@@ -78,7 +78,8 @@ def checked(
         for name, value in bound.arguments.items():
             if name in by_name:
                 test, wanted = by_name[name]
-                wanted = wanted if not test(value) else _wrong_value(name, value, measured)
+                free = test is _ANY  # a pytree of the user's, of which names say nothing
+                wanted = wanted if not test(value) else None if free else _wrong_value(name, value, measured)
                 if wanted:
                     error = ValueError(f"{title}: `{name}` must be {wanted}, got {_describe(value)}.")
                     raise _better(error, function, args, kwargs, name) if skip and not inspect.isclass(value) else error

@@ -95,7 +95,7 @@ def tables(metrics: dict[str, Any]) -> dict[str, Any]:
 def pictures(results: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     every = max(results.protocol.num_steps // 60, 1)
     curves = {
-        name: {"mean over starts": (np.arange(len(m["history"])) * every, m["history"])}
+        name: {"mean over starts": ([i * every for i in range(len(m["history"]))], m["history"])}
         for name, m in metrics["objectives"].items()
     }
     return {"ascent": lines(curves, ("steps of ascent", "objective"))}
