@@ -152,7 +152,7 @@ def diagnose(
     >>> import jax.numpy as jnp, nestax as nx
     >>> loss = nx.problems.Quadratic(jnp.array([1.0, 10.0]))
     >>> found = nx.dynamics.diagnose(loss, nx.optimizers.sgd(0.25), (jnp.ones(2),), num_steps=50)
-    >>> found.verdict, round(found.leading.real, 2), round(found.max_factor, 2)
+    >>> found.verdict, round(found.leading.real, 2), round(float(found.max_factor), 2)
     ('diverges', -1.5, 0.8)
 
     ```
