@@ -49,12 +49,14 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
         table = new_table(f"after {int(mark):,} steps", columns)
         for name, values in sorted(rows.items(), key=lambda row: row[1][0] if row[1][0] is not None else float("inf")):
             label = name if name == "learned" else f"{name} {metrics['tuning'][name]['best'][mark]:g}"
-            cost = metrics["evaluation"]["optimizers"][label]["seconds_per_step"]
+            cost = metrics["optimizers"][label]["seconds_per_step"]
             table.add_row(label, *("diverged" if v is None else f"{v:.2f}" for v in values), f"{1e3 * cost:.3f}")
         show(table)
+    seconds = {name: entry["seconds_per_step"] for name, entry in metrics["optimizers"].items()}
+    ratio = seconds["learned"] / next(value for name, value in seconds.items() if name.startswith("adam "))
     show(
-        f"Mean, minimum and maximum over {metrics['evaluation']['num_seeds']} fresh initial points. A step of the "
-        f"learned optimizer costs {metrics['cost_in_adam_steps']:g} steps of Adam here: see the plot over seconds."
+        f"Mean, minimum and maximum over {result['protocol']['num_seeds']} fresh initial points. A step of the "
+        f"learned optimizer costs {ratio:.1f} steps of Adam here: see the plot over seconds."
     )
     _show_claims(result)
     show(f"[bold]{result['seconds']:.0f} s.[/] Optimizer, plot and report: {escaped(str(folder))}")

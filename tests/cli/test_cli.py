@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, JSON, errors of one line, interruptions."""
 
+import dataclasses
 import json
 import os
 import re
@@ -283,3 +284,14 @@ def test_ctrl_c_during_imports_is_quiet(module):
         child.send_signal(signal.SIGINT)
         out, error = child.communicate(timeout=600)
     assert (child.returncode, error) in ((130, ""), (130, "interrupted\n")), out
+
+
+@pytest.mark.recipe
+def test_demo_prints_its_tables(monkeypatch, tmp_path):
+    """The main job of the README, at the smoke scale: what it reads of the recipe's metrics must be there."""
+    recipe = nx.recipes.by_name("l2o/quickstart")
+    small = dataclasses.replace(recipe, scales={**recipe.scales, "laptop": recipe.scales["smoke"]})
+    monkeypatch.setattr(nx.recipes, "by_name", lambda name: small)
+    out = CliRunner().invoke(cli.app, ["demo", "--output", str(tmp_path / "demo")])
+    assert out.exit_code == 0, out.output
+    assert "steps of Adam here" in " ".join(out.output.split())
