@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._checks import nonnegative
+
 Rate = float | Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
@@ -27,7 +29,7 @@ class AbstractFixedPointMap(eqx.Module):
 
 
 def _as_rate(learning_rate: Rate) -> Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]]:
-    return learning_rate if callable(learning_rate) else jnp.asarray(learning_rate, float)
+    return learning_rate if callable(learning_rate) else nonnegative(learning_rate, "learning_rate")
 
 
 def _descend(params: PyTree, gradients: PyTree, learning_rate: Float[Array, ""]) -> PyTree:

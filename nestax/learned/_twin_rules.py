@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import fraction, named, positive, scalar
+from .._checks import fraction, named, nonnegative, positive
 from ._hyperparameters import to_float
 
 Vector = Float[Array, " n"]
@@ -104,11 +104,11 @@ class ReleasedRule(AbstractTwinRule):
     """
 
     horizon: Float[Array, ""] = eqx.field(converter=named(positive, "horizon"))
-    state_rescale: Float[Array, ""] = eqx.field(converter=named(scalar, "state_rescale"), default=1e-4)
-    initial_noise: Float[Array, ""] = eqx.field(converter=named(scalar, "initial_noise"), default=0.01)
+    state_rescale: Float[Array, ""] = eqx.field(converter=named(nonnegative, "state_rescale"), default=1e-4)
+    initial_noise: Float[Array, ""] = eqx.field(converter=named(nonnegative, "initial_noise"), default=0.01)
     warmup_fraction: Float[Array, ""] = eqx.field(converter=named(fraction, "warmup_fraction"), default=0.2)
-    warmup_start: Float[Array, ""] = eqx.field(converter=named(scalar, "warmup_start"), default=1e-4)
-    warmup_stop: Float[Array, ""] = eqx.field(converter=named(scalar, "warmup_stop"), default=0.1)
+    warmup_start: Float[Array, ""] = eqx.field(converter=named(nonnegative, "warmup_start"), default=1e-4)
+    warmup_stop: Float[Array, ""] = eqx.field(converter=named(nonnegative, "warmup_stop"), default=0.1)
     detach_iterates: bool = eqx.field(static=True, default=True)
     num_features: int = eqx.field(static=True, default=2)
     num_outputs: int = eqx.field(static=True, default=1)

@@ -74,7 +74,6 @@ REASONS: list[tuple[str, str, str, str]] = [
         "either sign",
     ),
     (r".*", r"initial|alpha|scale|payoff_decades|axis_decades|tolerance", r"minus one|very negative", "a logarithm"),
-    (r"guards\.GradientDescentMap|learned\.ReleasedRule", r".*", r"very neg.*|minus.*", "as published, unchecked"),
     (r".*", r".*", r"half a count", "a number is meant where the annotation says anything"),
     (r".*", r"progress|title|prefix|label|config", r".*", "free text or a flag"),
 ]

@@ -136,7 +136,7 @@ def test_the_first_step_is_a_sign_step(key):
         assert tensor.log_rate.max() <= np.log(1e-2)
     assert not np.allclose(state.tensors[0].log_rate, optimizer.init_update(PARAMS).tensors[0].log_rate)
     constant = HierarchicalRNN(rates=(1e-3, 1e-3), key=key).init(PROBLEM, PARAMS, key)
-    np.testing.assert_allclose(constant.tensors[0].log_rate, np.log(1e-3), rtol=1e-12)
+    np.testing.assert_allclose(constant.tensors[0].log_rate, np.log(1e-3), rtol=1e-7)  # drawn in float32
 
 
 def test_scale_of_the_loss_and_order_of_coordinates_do_not_matter(key):

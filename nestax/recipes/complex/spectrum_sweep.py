@@ -330,7 +330,7 @@ RECIPE = Recipe(
     source="Lorraine, Acuna, Vicol, Duvenaud 2022 (AISTATS), on the interpolated game; figures 4.5, 4.6 and B.2 of the "
     "thesis of Lorraine",
     scales={
-        "smoke": Protocol((0.4,), 1, 0, (0.0, 0.125, 0.5, 1.0), dim=6, suggest=False, densities=()),
+        "smoke": Protocol((0.4,), 1, 0, (0.0, 0.125, 0.5, 1.0), dim=6, densities=()),
         "laptop": Protocol((*(round(0.1 * i, 1) for i in range(10)), 0.95, 1.0), 5, 2, _PHASES),
         "paper": Protocol(tuple(round(0.05 * i, 2) for i in range(21)), 20, 20, _PHASES),
     },
