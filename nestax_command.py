@@ -3,26 +3,37 @@
 import os
 import signal
 import sys
+from typing import Any, NoReturn
+
+
+def leave_quietly() -> None:
+    """Lets Ctrl-C end the process at once. Where SIGINT is ignored, as in a background job, it stays ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int = 0, frame: Any = None) -> NoReturn:
+    # The compiler's threads may still be at work: an orderly end would take the memory away under them.
+    os._exit(130)
 
 
 def main() -> None:
-    """Imports the command line and calls it. Where SIGINT is ignored, as in a background job, it stays ignored."""
-    heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heeds:
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    """Imports the command line and calls it."""
+    leave_quietly()
     from nestax.cli import main as run
 
-    if heeds:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
+    except KeyboardInterrupt:
+        _leave()
     except SystemExit as end:
+        leave_quietly()
         if end.code == 130:
-            # The compiler's threads may still be at work: an orderly end would take the memory away under them.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(130)
+            _leave()
         raise
 
 

@@ -1,6 +1,6 @@
 """`kill -9` at random instants on trainings and tunings, with two processes fighting for the folder in half of them.
 
-    python -m benchmarks.kill_runs [--rounds 200] [--seed 0] [--kills 3]
+    python -m benchmarks.kill_runs [--rounds 200] [--seed 0] [--kills 3] [--json benchmarks/results/kills.json]
 
 In every round a run is started and killed a few times, each time after a random while, and then goes on undisturbed to
 its end. Its arrays must be those of a run that nobody touched, bit for bit, and so must its log; no other file may be
@@ -10,9 +10,12 @@ Processes are forked from one that has imported everything but computed nothing,
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import random
+import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -23,6 +26,7 @@ FILES = {
     "train": {"training.png", "optimizer.safetensors"},
     "tune": {"tuning.png"},
 }
+PACKAGES = ("matplotlib.figure", "optax", "nestax.learned", "nestax.meta", "nestax.hyper", "nestax.problems")
 COMMON = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "report.md"}
 
 
@@ -124,11 +128,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--kills", type=int, default=3, help="per round")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", default=None, metavar="PATH", help="where to write the counts")
     args = parser.parse_args()
     draw = random.Random(args.seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nestax.meta", "nestax.hyper", "matplotlib.figure", "optax"])
-    counts = dict.fromkeys(("kills", "hits", "duels", "wrong"), 0)
+    context = multiprocessing.get_context("fork")
+    for package in PACKAGES:
+        importlib.import_module(package)
+    # a hit finds the process alive; a duel is a round with two processes; wrong is any difference, and any other file
+    counts: dict[str, Any] = dict.fromkeys(
+        ("rounds", "kills", "hits", "hits_of_train", "hits_of_tune", "duels", "wrong"), 0
+    )
+    counts["seed"] = args.seed
 
     with tempfile.TemporaryDirectory() as root:
         cache = str(Path(root) / "cache")
@@ -158,6 +168,7 @@ def main() -> int:
                     time.sleep(draw.uniform(0.0, 1.2 * seconds[kind]) / rivals)
                     counts["kills"] += 1
                     counts["hits"] += child.is_alive()
+                    counts[f"hits_of_{kind}"] += child.is_alive()
                     child.kill()
                 for child in children:
                     child.join()
@@ -170,8 +181,15 @@ def main() -> int:
                 print(
                     f"round {index} ({kind}): exit status {child.exitcode}, files {[p.name for p in folder.iterdir()]}"
                 )
+            counts["rounds"] = index + 1
             if (index + 1) % 10 == 0 or index + 1 == args.rounds:
-                print(f"{index + 1} rounds: {counts}", flush=True)
+                used = resource.getrusage(resource.RUSAGE_CHILDREN)
+                counts["cpu_seconds"] = round(used.ru_utime + used.ru_stime)
+                print(counts, flush=True)
+                if args.json:
+                    Path(args.json).write_text(json.dumps(counts, indent=2) + "\n")
+            if good:
+                shutil.rmtree(folder)
     return int(counts["wrong"] > 0)
 
 

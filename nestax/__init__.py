@@ -4,7 +4,13 @@ The core is imported here; a package (`nestax.optimizers`, `nestax.meta`, ...) w
 """
 
 import importlib
+import sys
 import typing
+
+if sys.argv[:1] == ["-m"] and {"nestax", "-mnestax"} & {*sys.orig_argv}:  # the command line: Ctrl-C ends it quietly
+    import nestax_command
+
+    nestax_command.leave_quietly()
 
 from ._public import check_arguments as _check_arguments
 from ._family import (

@@ -1,6 +1,6 @@
 """`python -m nestax` is the command line."""
 
-from .cli import main
+from nestax_command import main
 
 if __name__ == "__main__":
     main()

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import nestax as nx
+import nestax_command
 from nestax import cli
 from nestax._storage import StoredTree
 from nestax.cli import _app, _lists
@@ -30,6 +32,7 @@ COMMANDS = (
     "optimizers",
     "version",
 )
+ROOT = Path(__file__).parents[2]
 TINY = ("--problem", "quadratic", "--schedule", "10x2", "--unroll", "5")
 
 
@@ -233,7 +236,7 @@ def test_usage_errors_name_the_option(arguments, monkeypatch, capsys):
     assert "Traceback" not in err
 
 
-HEED = """
+SITE = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -244,26 +247,25 @@ class Tell:
             time.sleep(60)
 
 sys.meta_path.insert(0, Tell())
-import nestax_command
-print("started", flush=True)
-nestax_command.main()
 """
+SCRIPT = ("-c", "import nestax_command; nestax_command.main()")  # as the console script does
+MODULE = ("-m", "nestax")
 
 
-def start(*arguments, **environment):
+def start(folder, *arguments, **environment):
     """The command in a process that heeds SIGINT, though the one that started this test may ignore it."""
-    command, variables = [sys.executable, "-c", HEED, *arguments], {**os.environ, **environment}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "started\n"
-    return child
+    (folder / "sitecustomize.py").write_text(SITE)
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, **environment, "PYTHONPATH": path}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
 
 def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
     """A real SIGINT to a real process."""
     folder = tmp_path / "run"
     command = ("train", *TINY[:2], "--schedule", "10x4000", "--unroll", "5", "--output", str(folder))
-    with start(*command, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache")) as child:
+    with start(tmp_path, *SCRIPT, *command, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache")) as child:
         metrics = folder / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text()):
             assert child.poll() is None
@@ -276,14 +278,28 @@ def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
     assert 1 <= StoredTree(folder / "checkpoint.safetensors").header["records"] < 4_000
 
 
-@pytest.mark.parametrize("module", ["jax", "equinox", "nestax.cli"])
-def test_ctrl_c_during_imports_is_quiet(module):
-    with start("version", TELL=module) as child:
+@pytest.mark.parametrize(
+    ("command", "module"), [(SCRIPT, "jax"), (SCRIPT, "nestax.cli"), (MODULE, "numpy"), (MODULE, "nestax.cli._app")]
+)
+def test_ctrl_c_during_imports_is_quiet(command, module, tmp_path):
+    with start(tmp_path, *command, "version", TELL=module) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == f"importing {module}\n"
         child.send_signal(signal.SIGINT)
         out, error = child.communicate(timeout=600)
-    assert (child.returncode, error) in ((130, ""), (130, "interrupted\n")), out
+    assert (child.returncode, out, error) == (130, "", "")
+
+
+def test_ctrl_c_before_the_first_command_is_quiet(monkeypatch):
+    """Between the imports and what the command line itself catches."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    monkeypatch.setattr(nestax_command, "_leave", lambda: sys.exit("left"))
+    with pytest.raises(SystemExit, match="left"):
+        nestax_command.main()
 
 
 @pytest.mark.recipe
