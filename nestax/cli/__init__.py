@@ -10,5 +10,6 @@ from . import (  # in the order in which the help lists them
     _tune as _tune,
     _diagnose as _diagnose,
     _reproduce as _reproduce,
+    _zoo as _zoo,
     _lists as _lists,
 )

@@ -30,7 +30,7 @@ def list_problems(as_json: Json = False) -> None:
 
 @command("optimizers")
 def list_optimizers(as_json: Json = False) -> None:
-    """List the optimizers: classical ones by name, learned ones by published variant.
+    """List the optimizers: classical ones, trained ones that come with nestax, and variants of learned ones to train.
 
     Example: `nestax optimizers`
     """
@@ -39,7 +39,8 @@ def list_optimizers(as_json: Json = False) -> None:
         for name, (_, grid) in nx.evaluation.CLASSICAL.items()
     }
     variants = {name: source for name, (_, _, source) in nx.learned.PRESETS.items()}
-    _show_listing({"classical": classical, "learned": variants}, as_json)
+    trained = {name: nx.learned.card(name)["summary"] for name in nx.learned.PRETRAINED}
+    _show_listing({"classical": classical, "trained, for `--pretrained`": trained, "learned": variants}, as_json)
 
 
 def _show_listing(listing: dict[str, dict[str, str]], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from ._images import digits as digits, fashion_mnist as fashion_mnist, mnist as 
 from ._planar import circles as circles, spirals as spirals
 from ._ptb import Corpus as Corpus, penn_treebank as penn_treebank
 from ._tiny_imagenet import tiny_imagenet as tiny_imagenet
+from ._table import read_table as read_table
 from ._regression import Regression as Regression, boston_housing as boston_housing, diabetes as diabetes
 
 _check_arguments(globals())

@@ -1,4 +1,4 @@
-"""Learned optimizers: input features, networks, files."""
+"""Learned optimizers: input features, networks, files, and trained ones."""
 
 from .._public import check_arguments as _check_arguments
 from .._storage import CheckpointError as CheckpointError
@@ -11,6 +11,7 @@ from ._hierarchical import AttendedHierarchicalRNN as AttendedHierarchicalRNN, H
 from ._l2o_dm import L2ODM as L2ODM
 from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
 from ._presets import PRESETS as PRESETS, Preset as Preset, preset as preset
+from ._pretrained import PRETRAINED as PRETRAINED, card as card, pretrained as pretrained
 from ._rnnprop import RNNprop as RNNprop
 from ._twin import TwinLSTM as TwinLSTM
 from ._twin_krylov import TwinKrylov as TwinKrylov

@@ -33,6 +33,11 @@ PRESETS: dict[str, Preset] = {
     "rnnprop-m-l2o": Preset(
         RNNprop, {"scale": 0.01, "hidden_sizes": (20,)}, "Yang et al. 2023: one layer, 3,361 weights"
     ),
+    "rnnprop-small": Preset(
+        RNNprop,
+        {"scale": 0.03, "hidden_sizes": (8,), "projection_size": 8},
+        "ours: one layer of 8 units, 577 weights, for cheap steps",
+    ),
     "l2o-scale": Preset(HierarchicalRNN, {}, "Wichrowska et al. 2017, the released runs; Chen et al. 2020"),
     "l2o-scale-attention": Preset(AttendedHierarchicalRNN, {}, "Wichrowska et al. 2017, the text"),
     "twin": Preset(TwinLSTM, {}, "zero-sum games: ours, secant features, updates in units of the gradients"),

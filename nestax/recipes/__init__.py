@@ -22,3 +22,4 @@ from ._recipe import SCALES as SCALES, Recipe as Recipe, Results as Results, Tri
 from ._registry import RECIPES as RECIPES, by_name as by_name
 from ._runner import report as report, reproduce as reproduce
 from ._tables import markdown as markdown, span as span, spread as spread
+from ._zoo import make_pretrained as make_pretrained

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import equinox as eqx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -28,6 +29,7 @@ COMMANDS = (
     "diagnose",
     "tune",
     "reproduce",
+    "zoo",
     "problems",
     "optimizers",
     "version",
@@ -70,6 +72,9 @@ def test_lists_for_people_and_machines():
     listed = json.loads(invoke("optimizers", "--json").output)
     assert set(listed["learned"]) == set(nx.learned.PRESETS)
     assert set(listed["classical"]) == set(nx.evaluation.CLASSICAL)
+    assert list(listed["trained, for `--pretrained`"]) == list(nx.learned.PRETRAINED)
+    assert list(json.loads(invoke("zoo", "--json").output)) == list(nx.learned.PRETRAINED)
+    assert nx.learned.card()["command"] in invoke("zoo", nx.learned.PRETRAINED[0]).output
     assert json.loads(invoke("version", "--json").output)["nestax"] == nx.__version__
     assert [r["recipe"] for r in json.loads(invoke("reproduce", "--list", "--json").output)] == list(nx.recipes.RECIPES)
     assert "Q1" in invoke("reproduce", "--list").output
@@ -105,6 +110,54 @@ def test_evaluate_compares_and_writes(trained, tmp_path):
     assert "run/optimizer" in value["optimizers"]
     assert "sgd 0.1" in value["optimizers"]
     assert {p.name for p in (tmp_path / "e").iterdir()} == {"evaluation.json", "report.md", "comparison.png"}
+
+
+TABLE = "a,b,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 7 > 3]}\n" for i in range(20))
+
+
+def test_evaluate_compares_trained_ones_on_a_table_of_the_user(tmp_path, monkeypatch):
+    """All but the guard, whose compilation takes long, is run; it is looked at instead."""
+    (tmp_path / "t.csv").write_text(TABLE)
+    compared, evaluate = {}, nx.evaluation.evaluate
+
+    def without_guard(problem, contestants, **settings):
+        compared.update(contestants)
+        return evaluate(problem, {k: v for k, v in contestants.items() if "guarded" not in k}, **settings)
+
+    monkeypatch.setattr(nx.evaluation, "evaluate", without_guard)
+    arguments = ("adam=0.03", "--pretrained", "default", "--guard", "adam=0.03", "--data", str(tmp_path / "t.csv"))
+    short = ("--label", "kind", "--steps", "10", "--seeds", "1")
+    value = json.loads(invoke("evaluate", *arguments, *short, "--output", str(tmp_path / "e"), "--json").output)
+    name = nx.learned.PRETRAINED[0]
+    assert list(compared) == [name, "adam 0.03", f"{name}, guarded by adam 0.03"]
+    guard = nx.guards.safeguard(compared[name], compared["adam 0.03"])
+    assert eqx.tree_equal(compared[f"{name}, guarded by adam 0.03"], guard)
+    assert eqx.tree_equal(compared[name], nx.learned.pretrained())
+    assert list(value["optimizers"]) == [name, "adam 0.03"]
+    assert value["problem"] == str(tmp_path / "t.csv")
+    assert (tmp_path / "e" / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Say what to compare"),
+        (("--pretrained", "rnnprop-smal"), "Did you mean 'rnnprop-small'"),
+        (("adam", "--guard", "adam"), "there is none: add --pretrained default"),
+        (("--pretrained", "default", "--guard", "adm"), "Did you mean 'adam'"),
+        (("--pretrained", "default", "--guard", "adam", "--steps", "15"), "must be a multiple"),
+        (("adam", "--data", "t.csv", "--problem", "quadratic"), "not both"),
+        (("adam", "--data", "t.csv"), "Unknown label column 'label'"),
+        (("adam", "--data", "t.csv", "--label", "b"), "looks like a number"),
+    ],
+)
+def test_evaluate_says_what_is_missing(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,b,kind\n1,1,x\n2,2,y\n3,3,x\n4,4,y\n")
+    code, _, err = main(monkeypatch, capsys, "evaluate", *arguments)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_evaluate_replaces_its_own_files_alone(trained, tmp_path, monkeypatch, capsys):
