@@ -46,7 +46,7 @@ ALLOWED = {
     "_solution_files": PROBLEM | {"_optax", "_solve", "_storage"},
     "_records": {"_rollout", "_optimizer"},
     "_solve": PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_progress", "loggers"},
-    "data": {"_progress", "_public"},
+    "data": {"_checks", "_progress", "_public"},
     "networks": PROBLEM,
     "hyperparameters": PROBLEM | {"data", "networks"},
     "problems": PROBLEM | {"_storage", "data", "networks", "hyperparameters"},
