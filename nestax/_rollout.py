@@ -31,6 +31,10 @@ class RESULTS(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]  (eq
         "The very first step gave inf or NaN, so the initial point is returned. Check the data and the initial point: "
         "the loss or its gradient is probably not finite there."
     )
+    unadapted = (
+        "The adaptation became inf or NaN, so the optimizer is returned as it was before. Lower the learning rate of "
+        "the meta-optimizer, or the number of steps, or look at the problem's loss."
+    )
 
 
 class NumericalError(ArithmeticError):

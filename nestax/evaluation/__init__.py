@@ -1,6 +1,15 @@
 """Fair comparisons of optimizers: tuning, evaluation, tables and plots."""
 
 from .._public import check_arguments as _check_arguments
+from ._adaptation import (
+    AdaptationComparison as AdaptationComparison,
+    AdaptationMethod as AdaptationMethod,
+    AdaptationRun as AdaptationRun,
+    compare_adaptation as compare_adaptation,
+    four_methods as four_methods,
+    mean_interval as mean_interval,
+    run_adapted as run_adapted,
+)
 from ._classical import (
     CLASSICAL as CLASSICAL,
     CLASSICAL_FOR_GAMES as CLASSICAL_FOR_GAMES,

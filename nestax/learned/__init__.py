@@ -8,6 +8,7 @@ from ._base import (
 )
 from ._files import load as load, save as save
 from ._hierarchical import AttendedHierarchicalRNN as AttendedHierarchicalRNN, HierarchicalRNN as HierarchicalRNN
+from ._interpolate import interpolate as interpolate
 from ._l2o_dm import L2ODM as L2ODM
 from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
 from ._presets import PRESETS as PRESETS, Preset as Preset, preset as preset

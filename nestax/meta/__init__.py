@@ -1,6 +1,8 @@
 """Training of learned optimizers."""
 
 from .._public import check_arguments as _check_arguments
+from ._adapt import Adaptation as Adaptation, adapt as adapt
+from ._adapted_gradient import AdaptedGradient as AdaptedGradient
 from ._batch import Batch as Batch
 from ._coordinate_sum import CoordinateSum as CoordinateSum
 from ._curriculum import InstanceCurriculum as InstanceCurriculum
@@ -40,6 +42,7 @@ from ._schedule import (
 from ._tasks import (
     ConvexCombination as ConvexCombination,
     RandomScaling as RandomScaling,
+    Stratified as Stratified,
 )
 from ._teaching import (
     AbstractTeaching as AbstractTeaching,

@@ -70,6 +70,11 @@ class AbstractGradientEstimator(eqx.Module):
         none."""
         del optimizer, meta_loss
 
+    @property
+    def is_differentiable(self) -> bool:
+        """True if the derivative of the estimate is an estimate of the second derivative. By default false."""
+        return False
+
 
 class TruncatedBackprop(AbstractGradientEstimator):
     """Reverse-mode differentiation through the unroll: exact for the truncation, for any learned optimizer.
@@ -82,6 +87,10 @@ class TruncatedBackprop(AbstractGradientEstimator):
     """
 
     checkpoint: AbstractCheckpoint = EveryStep()
+
+    @property
+    def is_differentiable(self) -> bool:
+        return True
 
     def unroll(self, optimizer, batch, meta_loss):
         weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())

@@ -1,11 +1,14 @@
 """Families made of others, to meta-train on."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from .._family import AbstractFamily, as_family
+from .._family import AbstractFamily, AnyFamily, as_family
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import common_dtype
 
@@ -95,3 +98,61 @@ class CombinedProblem(AbstractProblem):
         (loss,) = self.problem.losses((params,), sample)
         convex = jnp.mean(jnp.minimum((self.scale * z - self.target) ** 2, 10.0))
         return (loss + convex.astype(loss.dtype),)
+
+
+class Stratified(AbstractFamily):
+    r"""Several distributions of problems in parallel: an equal share of every meta-update comes from each.
+
+    With `num_tasks` a multiple of their number, task $i$ is drawn from the distribution $i$ modulo their number. A
+    single draw, as in a validation, is from one of them at random. For problems of different shapes there is
+    `Ensemble`.
+
+    **Arguments:** `families`: problems, or families of problems, of the same structure, shapes and dtypes.
+
+    **Raises** `ValueError` for no families, families whose problems differ in structure or shapes, and a number of
+    tasks that is no multiple of theirs.
+
+    **Example**
+
+    ```python
+    >>> import jax, nestax as nx
+    >>> families = [nx.FromSampler(nx.problems.normal_lasso, sigma=s) for s in (0.1, 0.5, 1.0)]
+    >>> tasks = nx.meta.Stratified(families)  # for `nx.meta.train(..., num_tasks=3)`
+
+    ```
+    """
+
+    families: tuple[AbstractFamily, ...]
+
+    def __init__(self, families: Sequence[AnyFamily]):
+        if not families:
+            raise ValueError("`families` is empty: give at least one problem, or family of problems.")
+        self.families = tuple(as_family(family, "families") for family in families)
+        first, *others = [eqx.filter_eval_shape(family, jax.random.key(0)) for family in self.families]
+        for i, other in enumerate(others, 1):
+            if not eqx.tree_equal(first, other):
+                raise ValueError(
+                    "`families` must draw problems of the same structure, shapes and dtypes, but those of number "
+                    f"{i} are not like those of number 0. For such there is `Ensemble`."
+                )
+
+    def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
+        index_key, key = jax.random.split(key)
+        return self.get((jax.random.randint(index_key, (), 0, len(self.families)), key))
+
+    def select(self, keys: Key[Array, " num"]) -> tuple[Int[Array, " num"], Key[Array, " num"]]:
+        if keys.size % len(self.families):
+            raise ValueError(
+                f"`num_tasks` must be a multiple of the {len(self.families)} families of `Stratified`, got {keys.size}."
+            )
+        return jnp.arange(keys.size) % len(self.families), keys
+
+    def get(self, choice: tuple[Int[Array, ""], PRNGKeyArray]) -> AbstractProblem:
+        index, key = choice
+        static = eqx.filter(eqx.filter_eval_shape(self.families[0], key), _is_shape, inverse=True)
+        draws = [lambda key, family=family: eqx.filter(family(key), eqx.is_array) for family in self.families]
+        return eqx.combine(jax.lax.switch(index, draws, key), static)
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)

@@ -24,6 +24,14 @@ from ._gan import (
     NonSaturatingLoss as NonSaturatingLoss,
 )
 from ._gan_pictures import plot_images as plot_images, plot_points as plot_points
+from ._instance_batches import (
+    LassoBatch as LassoBatch,
+    RastriginBatch as RastriginBatch,
+    RosenbrockBatch as RosenbrockBatch,
+    normal_lasso as normal_lasso,
+    normal_rastrigin as normal_rastrigin,
+    uniform_lasso as uniform_lasso,
+)
 from ._iterated_games import (
     DILEMMA as DILEMMA,
     IteratedMatrixGame as IteratedMatrixGame,

@@ -1,0 +1,1 @@
+"""Recipes on learned optimizers that adapt to a new task (M-L2O)."""
