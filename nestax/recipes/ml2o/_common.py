@@ -19,7 +19,6 @@ from .._recipe import Results, Trial
 from .._tables import spread
 
 METHODS = ("vanilla", "direct-transfer", "transfer-learning", "m-l2o")
-TRAINED = METHODS[1:]
 
 
 @dataclasses.dataclass(frozen=True)
