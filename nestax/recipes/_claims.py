@@ -1,13 +1,15 @@
 """Claims: sentences that are true or false of a run's metrics, with values picked by path and bounds as data."""
 
 import dataclasses
+import functools
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec
 
 Metrics = dict[str, Any]
 Value = Callable[[Metrics], Any]
+P = ParamSpec("P")
 
 _MISSING: Any = object()
 STATUSES = ("holds", "does not hold", "open", "not measured")
@@ -172,6 +174,16 @@ def first_is_least(factor: float | int = 1, strictly: bool = True) -> Callable[[
     return holds
 
 
+def each(*tests: Callable[[Any], bool], **named: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether every entry of a list bears its own test out, and every entry of these names in a dictionary."""
+
+    def holds(value: Any) -> bool:
+        entries = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+        return all(test(entries[key]) for key, test in {**dict(enumerate(tests)), **named}.items())
+
+    return holds
+
+
 def at(*path: Any, by: Callable[[list[Any]], Any] | None = None, digits: int | None = None) -> Value:
     """The value at a path into the metrics, or `None` where there is none.
 
@@ -201,6 +213,16 @@ def values(*of: Value) -> Value:
         return None if None in found else found
 
     return value
+
+
+def measured(of: Callable[Concatenate[Metrics, P], Any]) -> Callable[P, Value]:
+    """Decorates a function of the metrics and further arguments: it takes these alone, and returns a value to claim."""
+
+    @functools.wraps(of)
+    def arguments(*args: P.args, **kwargs: P.kwargs) -> Value:
+        return lambda metrics: of(metrics, *args, **kwargs)
+
+    return arguments
 
 
 def difference(first: Value, second: Value, digits: int = 4) -> Value:

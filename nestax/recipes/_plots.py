@@ -1,9 +1,11 @@
 """Figures of recipes: lines in panels, and heat maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ._recipe import Results
 
 Line = tuple[Sequence[Any], Sequence[Any]]
 
@@ -80,6 +82,25 @@ def images(rows: Mapping[str, Sequence[tuple[str, Any]]], **how: Any) -> Any:
             axes.set_title(f"{name}: {title}", fontsize=7)
             axes.axis("off")
     return figure
+
+
+def histories(results: Results, *kinds: str) -> Any:
+    """A figure of what trials recorded on the way, in their `history`: one panel per kind of number."""
+    trials = [(f"{name} {s}", one["history"]) for name, seeds in results.items() for s, one in enumerate(seeds)]
+    panels = {
+        kind: {name: ([r["step"] for r in history], [r[kind] for r in history]) for name, history in trials}
+        for kind in kinds
+    }
+    return lines(panels, ("outer step", ""))
+
+
+def over_seeds(name: str, label: str, number: Callable[[Any], Any], **how: Any) -> Callable[..., dict[str, Any]]:
+    """`pictures`: a number of every seed, a line per row of the metrics."""
+
+    def panel(rows: dict[str, Any]) -> dict[str, Any]:
+        return {row: (range(len(seeds)), [number(one) for one in seeds]) for row, seeds in rows.items()}
+
+    return lambda _, metrics: {name: lines({"": panel(metrics["rows"])}, ("seed", label), style="o-", **how)}
 
 
 def _figure(width: float, height: float) -> Any:

@@ -112,6 +112,16 @@ class Recipe:
         return [claim.check(metrics, scale) for claim in self.claims]
 
 
+def gather(name: str, pick: Callable[[list[Any]], Any] = lambda seeds: seeds) -> Callable[[Results], Metrics]:
+    """A `summarize`: all results under one name, nested, each cell as `pick` makes it of its seeds."""
+    return lambda results: {name: results.nested(pick)}
+
+
+def first(seeds: list[Any]) -> Any:
+    """The first entry; the only one of a cell that is measured once."""
+    return seeds[0]
+
+
 def grid(**axes: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Cells for all combinations: `grid(size=(1, 2), decay=("one", "many"))` names them `1/one`, `1/many`, ..."""
     cells: dict[str, dict[str, Any]] = {"": {}}

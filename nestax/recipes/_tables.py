@@ -1,7 +1,7 @@
 """Numbers for people: spreads over seeds, and tables in Markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,3 +55,12 @@ def markdown(rows: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([text(row.get(column)) for column in columns] for row in rows)]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def by_seed(title: str, text: Callable[[Any], str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """`tables`: what every seed gave, as text, a line per row of the metrics."""
+
+    def table(seeds: list[Any]) -> dict[str, str]:
+        return {f"seed {i}": text(row) for i, row in enumerate(seeds)}
+
+    return lambda metrics: {title: {name: table(seeds) for name, seeds in metrics["rows"].items()}}

@@ -1,15 +1,18 @@
-"""Meta-trainings inside recipes."""
+"""Meta-trainings, and long runs that are looked at on the way, inside recipes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
+from jaxtyping import PRNGKeyArray
 
 from .. import learned, meta
-from .._problem import AbstractProblem
+from .._optimizer import AbstractOptimizer
+from .._problem import AbstractProblem, Players
+from .._solve import Solution, solve
 from ._recipe import Trial
 
 
@@ -56,3 +59,26 @@ def train(
 def shared_seed(trial: Trial) -> int:
     """A seed that all repetitions of a run of the recipe share."""
     return trial.seed - trial.repetition
+
+
+def in_parts(
+    problem: AbstractProblem,
+    optimizer: AbstractOptimizer,
+    num_steps: int,
+    num_parts: int,
+    key: PRNGKeyArray,
+    *,
+    players: Players | None = None,
+    record_every: int | None = None,
+) -> Iterator[Solution]:
+    """The solution after each of `num_parts` equal parts of a run, failed or not; a part has a key of its own.
+
+    A `callback` of one `solve` sees the same iterates only where the problem has no samples: it draws all of them from
+    one key, and the recorded results were drawn by parts.
+    """
+    size, state = num_steps // num_parts, None
+    how: dict[str, Any] = {"num_steps": size, "record_every": record_every or size, "throw": False}
+    for part in range(num_parts):
+        solution = solve(problem, optimizer, key=jax.random.fold_in(key, part), players=players, state=state, **how)
+        yield solution
+        players, state = solution.players, solution.state

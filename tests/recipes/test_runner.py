@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax import data, recipes
+from nestax import RESULTS, data, optimizers, problems, recipes, solve
 from nestax.recipes import at, below
 from nestax.recipes._runner import plain
+from nestax.recipes._training import in_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +173,25 @@ def test_paths_and_bounds():
     assert not recipes.equal(1)([1, 2])
     assert recipes.increasing()([1, 2, None])
     assert not recipes.increasing()([1, 1])
+    assert recipes.each(below(2), recipes.above(2))([1, 3])
+    assert not recipes.each(below(2), recipes.above(2))([1, 2])
+    assert recipes.each(x=below(2), y=recipes.equal(3))({"x": 1, "y": 3, "z": 9})
+    assert not recipes.each(x=below(2), y=recipes.equal(3))({"x": 1, "y": 4})
     assert recipes.first_is_least(10)([1, 11, None])
     assert not recipes.first_is_least(10)([1, 10])
     assert not recipes.first_is_least()([None, 10])
+
+
+def test_a_measured_function_is_a_value_by_its_other_arguments():
+    @recipes.measured
+    def times(metrics, name, factor=1):
+        """By a factor."""
+        return factor * metrics[name]
+
+    assert times("x", factor=3)({"x": 2}) == 6
+    assert times.__doc__ == "By a factor."
+    claim = recipes.Claim("X", "statement", "1", times("y"), below(1), "none")
+    assert claim.check({"x": 2})["status"] == "not measured"
 
 
 def test_the_status_of_a_claim():
@@ -203,6 +221,30 @@ def test_a_table_of_claims():
     ):
         with pytest.raises(ValueError, match=message):
             recipes.claims(wrong, checks)
+
+
+def test_rows_of_several_seeds(tmp_path):
+    recipe = Toy().recipe(
+        summarize=recipes.gather("rows", lambda seeds: [one["end"] for one in seeds]),
+        tables=recipes.by_seed("Ends", "{:g}".format),
+        pictures=recipes.over_seeds("ends", "end", float, log="y"),
+    )
+    metrics = run(recipe, tmp_path)["metrics"]
+    assert metrics["rows"] == {"0.5": [0.125, 1.125], "0.25": [0.015625, 1.01562]}
+    assert "| 0.5 | 0.125 | 1.125 |\n" in metrics["tables"][0]["markdown"]
+    assert (tmp_path / "ends.png").exists()
+    once = run(Toy().recipe(summarize=recipes.gather("rows", recipes.first)), tmp_path / "once")
+    assert once["metrics"]["rows"]["0.5"]["end"] == 0.125
+
+
+def test_a_run_in_parts_goes_on_where_the_part_before_ended(key):
+    problem, optimizer = problems.Rosenbrock(), optimizers.adam(0.01)
+    whole = solve(problem, optimizer, num_steps=6, key=key, players=(jnp.zeros(2),))
+    parts = list(in_parts(problem, optimizer, 6, 3, key, players=(jnp.zeros(2),), record_every=1))
+    np.testing.assert_array_equal(np.concatenate([part.losses for part in parts]), whole.losses)
+    np.testing.assert_array_equal(parts[-1].players[0], whole.players[0])
+    far = list(in_parts(problem, optimizers.sgd(1e200), 4, 2, key, players=(jnp.ones(2) * 3,)))
+    assert [bool(part.result == RESULTS.successful) for part in far] == [False, False]
 
 
 def test_values_for_files():

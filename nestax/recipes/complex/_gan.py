@@ -8,8 +8,8 @@ from ... import optimizers
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ..._rollout import RESULTS
-from .._checkpoints import checkpoints
 from .._recipe import Trial
+from .._training import in_parts
 
 
 def momentum_name(modulus: float, phase_over_pi: float) -> str:
@@ -50,7 +50,7 @@ def scored(
     """
     protocol, rows, players = trial.protocol, [], None
     key, score_key = trial.keys(2)
-    for solution in checkpoints(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
+    for solution in in_parts(problem, optimizer, protocol.num_steps, protocol.checkpoints, key):
         players = solution.players
         row = {name: float(value) for name, value in score(players, score_key).items()}
         if solution.result != RESULTS.successful or not next(iter(row.values())) < cap:

@@ -29,15 +29,8 @@ def minimize(
 
     The minimum is where several roots meet, at the bottom of a notch that points along no axis. A population that moves
     by differences of its own members (R. Storn, K. Price, *Differential evolution*, 1997) takes the shape of the notch.
-
-    **Arguments:**
-
-    - `rate`: a module-level function of (point, eigenvalues, *arguments); one compilation each.
-    - `values`: the eigenvalues.
-    - `axes`: the first grid, one array per coordinate.
-    - `bounds`: lowest and highest value of every coordinate; wider than the grid where the search may leave it.
-    - `arguments`: further arrays that `rate` needs, such as a fixed phase.
-    - `known`: points that are good already, which join the population.
+    `rate` is a module-level function of (point, eigenvalues, *arguments); `axes` is the first grid, which the search
+    may leave up to `bounds`; points that are `known` to be good join the population.
     """
     import scipy.optimize  # here, since it is slow to load
 

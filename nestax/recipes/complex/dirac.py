@@ -14,9 +14,8 @@ from jaxtyping import Array, Float
 from ... import dynamics, optimizers, problems
 from ..._rollout import Record, rollout
 from ..._step import OptimizerStep
-from .._claims import Metrics, above, at, below, between, claims, increasing, values
-from .._plots import heat_maps, lines
-from .._recipe import Recipe, Results, Trial
+from .. import Recipe, Results, Trial, first, heat_maps, lines
+from .._claims import Metrics, above, at, below, between, claims, each, increasing, values
 from ._search import CERTAIN, minimize, polar
 
 PLAYS = {"simultaneous": 1, "alternating": 2}
@@ -44,14 +43,12 @@ class Protocol:
 
 
 @eqx.filter_jit
-def distances(
-    play: str, learning_rate: float, momenta: Array, start: Array, num_steps: int
-) -> Float[Array, "runs steps"]:
+def distances(play: str, rate: float, momenta: Array, start: Array, num_steps: int) -> Float[Array, "runs steps"]:
     """Distances from the solution after every step, for each momentum."""
     problem = problems.DiracGAN()
 
     def run(modulus, phase):
-        optimizer = optimizers.complex_momentum(learning_rate, modulus, phase=phase)
+        optimizer = optimizers.complex_momentum(rate, modulus, phase=phase)
         optimizer = optimizers.Alternating(optimizer) if play == "alternating" else optimizer
         step = Record(OptimizerStep(problem, optimizer))
         carry = ((start, start), optimizer.init(problem, (start, start), jax.random.key(0)))
@@ -66,48 +63,45 @@ def slope(distances: np.ndarray) -> float:
     return float(np.exp(np.polyfit(np.arange(len(late)), late, 1)[0]))
 
 
-@jax.jit
 def _simultaneous(point, frequency, learning_rate):
     return dynamics.momentum_rate(jax.lax.complex(0 * frequency, frequency), learning_rate, polar(*point))
 
 
-@jax.jit
 def _alternating(point, frequency, learning_rate):
     return dynamics.alternating_momentum_rate(frequency, learning_rate, polar(*point))
 
 
-RATES = {"simultaneous": _simultaneous, "alternating": _alternating}  # of (modulus, phase)
+RATES = {"simultaneous": jax.jit(_simultaneous), "alternating": jax.jit(_alternating)}  # of (modulus, phase)
 
 
 def optimum(play: str, frequency: float, learning_rate: float) -> dict[str, float]:
     """The best momentum of all, and its rate: a grid of a few thousand points, refined."""
     axes = (np.linspace(0, 0.999, 60), np.linspace(0, math.pi, 60))
     bounds = ((0.0, 0.9999), (0.0, math.pi))
-    rate, point = minimize(RATES[play], np.array([frequency]), axes, bounds, np.array(learning_rate))
+    rate, (modulus, phase) = minimize(RATES[play], np.array([frequency]), axes, bounds, np.array(learning_rate))
     per_gradient = rate ** (1 / PLAYS[play])
-    return {"rate": rate, "rate_per_gradient": per_gradient, "modulus": point[0], "phase_over_pi": point[1] / math.pi}
+    return {"rate": rate, "rate_per_gradient": per_gradient, "modulus": modulus, "phase_over_pi": phase / math.pi}
 
 
 def measure(trial: Trial, play: str, frequency: float | None = None) -> dict[str, Any]:
     """The best momentum for eigenvalues ±i `frequency`; without, everything else on one kind of play."""
-    protocol = trial.protocol
+    p: Protocol = trial.protocol
     if frequency is not None:
-        return optimum(play, frequency, protocol.learning_rate)
-    best = {kind: trial.results[f"optima/{protocol.frequencies[0]:g}/{kind}"][0] for kind in PLAYS}
+        return optimum(play, frequency, p.learning_rate)
     momenta = dict(PUBLISHED)
-    for kind, found in best.items():
-        momenta[f"best {kind}"] = cmath.rect(found["modulus"], math.pi * found["phase_over_pi"])
-    beta, real = np.array(list(momenta.values())), np.linspace(-1, 1, protocol.num_real + 1)[1:-1]
-    moduli = np.linspace(0, 1, protocol.num_moduli, endpoint=False)
-    phases = np.linspace(0, math.pi, protocol.num_phases)
+    for kind in PLAYS:
+        (best,) = trial.results[f"optima/{p.frequencies[0]:g}/{kind}"]
+        momenta[f"best {kind}"] = cmath.rect(best["modulus"], math.pi * best["phase_over_pi"])
+    beta, real = np.array(list(momenta.values())), np.linspace(-1, 1, p.num_real + 1)[1:-1]
+    moduli, phases = np.linspace(0, 1, p.num_moduli, endpoint=False), np.linspace(0, math.pi, p.num_phases)
     wanted = np.concatenate([beta, real, (moduli[:, None] * np.exp(1j * phases)).reshape(-1)])  # one compilation
     at_them = jnp.stack([jnp.abs(wanted), jnp.angle(wanted)])
-    rates = np.asarray(RATES[play](at_them, jnp.asarray(protocol.frequencies[0]), jnp.asarray(protocol.learning_rate)))
+    rates = np.asarray(RATES[play](at_them, jnp.asarray(p.frequencies[0]), jnp.asarray(p.learning_rate)))
     predicted, line, grid = np.split(rates, [len(beta), len(beta) + len(real)])
     grid = grid.reshape(len(moduli), len(phases))
     far, near = (
-        np.asarray(distances(play, protocol.learning_rate, jnp.asarray(beta), jnp.asarray(start), protocol.rate_steps))
-        for start in (protocol.start, protocol.near_start)
+        np.asarray(distances(play, p.learning_rate, jnp.asarray(beta), jnp.asarray(start), p.rate_steps))
+        for start in (p.start, p.near_start)
     )
     rows, columns = (range(0, n, max(1, n // 10)) for n in grid.shape)
     return {
@@ -116,29 +110,25 @@ def measure(trial: Trial, play: str, frequency: float | None = None) -> dict[str
                 "predicted": predicted[i],
                 "empirical": slope(near[i]),
                 "empirical_from_afar": slope(far[i]) if far[i, -1] < 1e-3 * far[i, 0] else None,
-                "growth": far[i, protocol.num_steps - 1] / (math.sqrt(2) * protocol.start),
+                "growth": far[i, p.num_steps - 1] / (math.sqrt(2) * p.start),
             }
             for i, name in enumerate(momenta)
         },
         "converging_share": np.mean(grid < 1 - CERTAIN),
         "grid_minimum": grid.min(),
         "real": {"negative": line[real < -1e-12].min() - 1, "other": line[real > -1e-12].min() - 1},
-        "curves": {name: far[i, : protocol.num_steps : protocol.num_steps // 50] for i, name in enumerate(PUBLISHED)},
+        "curves": {name: far[i, : p.num_steps : p.num_steps // 50] for i, name in enumerate(PUBLISHED)},
         "grid": {f"{moduli[i]:.2f}": {f"{phases[j] / math.pi:.2f}": grid[i, j] for j in columns} for i in rows},
     }
 
 
 def summarize(results: Results) -> Metrics:
-    found = results.nested(lambda seeds: seeds[0])
-    plays = {key: {play: found["plays"][play][key] for play in PLAYS} for key in found["plays"]["simultaneous"]}
-    rows = [rows[name] for rows in plays["runs"].values() for name in PUBLISHED]  # at the best momenta roots meet
+    found = results.nested(first)
+    kept = {key: at("plays", ..., key)(found) for key in ("runs", "converging_share", "grid_minimum", "real")}
+    rows = [rows[name] for rows in kept["runs"].values() for name in PUBLISHED]  # at the best momenta roots meet
     pairs = [(row["predicted"], row[key]) for row in rows for key in ("empirical", "empirical_from_afar")]
-    kept = {key: plays[key] for key in ("runs", "converging_share", "grid_minimum", "real")}
-    return {
-        "optima": found["optima"],
-        **kept,
-        "largest_error": max(round(abs(a - b), 8) for a, b in pairs if b is not None),
-    }
+    error = max(round(abs(a - b), 8) for a, b in pairs if b is not None)
+    return {"optima": found["optima"], **kept, "largest_error": error}
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -157,24 +147,26 @@ def tables(metrics: Metrics) -> dict[str, Any]:
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    plays = {play: results[f"plays/{play}"][0] for play in PLAYS}
     steps = range(0, results.protocol.num_steps, results.protocol.num_steps // 50)
-    panels = {play: {name: (steps, curve) for name, curve in found["curves"].items()} for play, found in plays.items()}
-    rates = {play: {row: cut(values) for row, values in found["grid"].items()} for play, found in plays.items()}
+    panels: dict[str, Any] = {play: {} for play in PLAYS}
+    rates: dict[str, Any] = {play: {} for play in PLAYS}
+    for play in PLAYS:
+        (found,) = results[f"plays/{play}"]
+        panels[play] = {name: (steps, curve) for name, curve in found["curves"].items()}
+        for modulus, row in found["grid"].items():
+            rates[play][modulus] = {phase: rate if rate < 1 - CERTAIN else None for phase, rate in row.items()}
     return {
         "distances": lines(panels, ("steps", "distance from the solution"), log="y"),
         "rates": heat_maps(rates, ("arg β / π (blank: does not converge)", "|β|"), ".2f"),
     }
 
 
-def cut(rates: dict[str, float]) -> dict[str, float | None]:
-    return {column: rate if rate < 1 - CERTAIN else None for column, rate in rates.items()}
-
-
-BEST = {
-    key: [at("optima", "0.5", play, key) for play in PLAYS] for key in ("rate", "rate_per_gradient", "phase_over_pi")
-}
+SIMULTANEOUS, ALTERNATING = (at("optima", "0.5", play, "rate") for play in PLAYS)
+PER_GRADIENT = at("optima", "0.5", "alternating", "rate_per_gradient")
 GROWTH = {name: at("runs", "simultaneous", name, "growth") for name in PUBLISHED}
+PHASES = [at("optima", "0.5", play, "phase_over_pi") for play in PLAYS]
+REAL = [at("real", "alternating", sign) for sign in ("negative", "other")]
+SHARES = [at("converging_share", play) for play in PLAYS]
 
 CLAIMS = claims(
     """
@@ -204,28 +196,18 @@ CLAIMS = claims(
         they converge, from afar
     """,
     {
-        "D1": (BEST["rate"][0], between(0.950, 0.9555), 0.94, True),
+        "D1": (SIMULTANEOUS, between(0.950, 0.9555), 0.94, True),
         "D2": (
-            values(BEST["rate"][1], BEST["rate_per_gradient"][1]),
-            lambda v: 0.926 <= v[0] <= 0.9315 and 0.9625 <= v[1] <= 0.9655,
+            values(ALTERNATING, PER_GRADIENT),
+            each(between(0.926, 0.9315), between(0.9625, 0.9655)),
             [0.946, 0.973],
             False,
         ),
-        "D3": (
-            values(BEST["rate"][1], BEST["rate"][0], BEST["rate_per_gradient"][1]),
-            increasing(),
-            [0.97, 0.94, 0.98],
-            True,
-        ),
-        "D4": (values(*BEST["phase_over_pi"]), between(0.01, 0.125), [0.08, 0.3], True),
+        "D3": (values(ALTERNATING, SIMULTANEOUS, PER_GRADIENT), increasing(), [0.97, 0.94, 0.98], True),
+        "D4": (values(*PHASES), between(0.01, 0.125), [0.08, 0.3], True),
         "D5": (at("real", "simultaneous", by=min), above(0), -1e-3, True),
-        "D6": (
-            values(at("real", "alternating", "negative"), at("real", "alternating", "other")),
-            lambda v: v[0] < -1e-6 and v[1] > -CERTAIN,
-            [-1e-3, -1e-3],
-            True,
-        ),
-        "D7": (values(*(at("converging_share", play) for play in PLAYS)), increasing(), [0.7, 0.3], True),
+        "D6": (values(*REAL), each(below(-1e-6), above(-CERTAIN)), [-1e-3, -1e-3], True),
+        "D7": (values(*SHARES), increasing(), [0.7, 0.3], True),
         "D8": (GROWTH[ALMOST_POSITIVE], below(1e-3), 2.0, True),
         "D9": (values(*(GROWTH[name] for name in DIVERGING)), above(1), [1.9, 0.5, 1.2, 1.0], True),
         "D10": (at("largest_error"), below(1e-4), 1e-2, True),

@@ -4,6 +4,7 @@ import cmath
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,9 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ... import networks, problems
 from ..._problem import Players
-from .._claims import Metrics, at_least, below, claims
-from .._plots import heat_maps
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Results, Trial, at_least, below, claims, each, heat_maps, measured
 from ._gan import alternating, is_real, momentum_grid, scored
 
 CAP = 1e6
@@ -47,15 +46,6 @@ def game(protocol: Protocol) -> problems.MixtureGAN:
     return problems.MixtureGAN(protocol.loss, network, network, std=protocol.std, batch_size=protocol.batch_size)
 
 
-def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
-    momenta = momentum_grid(protocol.moduli, protocol.phases_over_pi)
-    return {
-        f"{rate:g}/{name}": {"learning_rate": rate, **momentum}
-        for rate in protocol.learning_rates
-        for name, momentum in momenta.items()
-    }
-
-
 @eqx.filter_jit
 def scores(problem: problems.MixtureGAN, num: int, players: Players, key: PRNGKeyArray) -> dict[str, Array]:
     points = problem.generate(players, key, num)
@@ -70,11 +60,10 @@ def measure(trial: Trial, learning_rate: float, modulus: float, phase_over_pi: f
 
 
 def summarize(results: Results) -> Metrics:
-    runs: dict[str, Any] = {f"{rate:g}": {} for rate in results.protocol.learning_rates}
-    for name, seeds in results.items():
+    runs = results.nested(lambda seeds: {key: [one[key] for one in seeds] for key in seeds[0]})
+    for name, settings in results.cells.items():
         rate, momentum = name.split("/")
-        coefficient = {key: results.cells[name][key] for key in ("modulus", "phase_over_pi")}
-        runs[rate][momentum] = coefficient | {key: [one[key] for one in seeds] for key in seeds[0]}
+        runs[rate][momentum] |= {key: settings[key] for key in ("modulus", "phase_over_pi")}
     data = eqx.filter_jit(problems.MixtureGAN.entropy)(game(results.protocol), jax.random.key(results.seed))
     return {"runs": runs, "data": data, "cap": CAP}
 
@@ -104,6 +93,9 @@ def best(rows: dict[str, Any], real: bool) -> tuple[float, str]:
     return min((score(row), name) for name, row in of_kind(rows, real).items())
 
 
+TITLES = {"nll": "negative log-likelihood", "modes": "modes", "high_quality": "near a mode"}
+
+
 def tables(metrics: Metrics) -> dict[str, Any]:
     return {
         f"Learning rate {rate}: negative log-likelihood; modes covered; share of points within three deviations of a "
@@ -113,9 +105,6 @@ def tables(metrics: Metrics) -> dict[str, Any]:
         }
         for rate, rows in metrics["runs"].items()
     }
-
-
-TITLES = {"nll": "negative log-likelihood", "modes": "modes", "high_quality": "near a mode"}
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
@@ -129,49 +118,48 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     return {"scores": heat_maps(maps, ("arg β / π", "|β|; log₁₀ (negative log-likelihood + 3)"), ".2f")}
 
 
-def gaps(metrics: Metrics) -> dict[str, float]:
-    """By learning rate: best complex minus best real negative log-likelihood."""
-    return {rate: round(best(rows, False)[0] - best(rows, True)[0], 3) for rate, rows in metrics["runs"].items()}
+@measured
+def by_rate(metrics: Metrics, of: Callable[[dict[str, Any]], Any]) -> dict[str, float]:
+    """A number of the rows of every learning rate."""
+    return {rate: round(float(of(rows)), 3) for rate, rows in metrics["runs"].items()}
+
+
+def gap(rows: dict[str, Any]) -> float:
+    """Best complex minus best real negative log-likelihood."""
+    return best(rows, False)[0] - best(rows, True)[0]
+
+
+def share_ahead(rows: dict[str, Any]) -> Any:
+    """The share of the non-real coefficients that beat every real one."""
+    bar = best(rows, True)[0]
+    return np.mean([score(row) < bar for row in of_kind(rows, False).values()])
+
+
+def modes_gap(rows: dict[str, Any]) -> float:
+    """Most modes covered with a complex minus with a real coefficient."""
+    most = {real: max(coverage(row) for row in of_kind(rows, real).values()) for real in (True, False)}
+    return most[False] - most[True]
 
 
 def best_momentum(metrics: Metrics) -> dict[str, Any]:
     """The coefficient that is best over the whole grid, and its distance from the published one."""
-    pairs = [(score(row), rate, name) for rate, rows in metrics["runs"].items() for name, row in rows.items()]
-    _, rate, name = min(pairs)
+    _, rate, name = min((score(row), rate, n) for rate, rows in metrics["runs"].items() for n, row in rows.items())
     row = metrics["runs"][rate][name]
     beta = cmath.rect(row["modulus"], math.pi * row["phase_over_pi"])
     return {"momentum": name, "learning_rate": float(rate), "distance": round(abs(beta - PUBLISHED_BEST), 3)}
-
-
-def broad(metrics: Metrics) -> dict[str, float]:
-    """By learning rate: the share of the non-real coefficients that beat every real one."""
-    out = {}
-    for rate, rows in metrics["runs"].items():
-        bar = best(rows, True)[0]
-        out[rate] = round(float(np.mean([score(row) < bar for row in of_kind(rows, False).values()])), 3)
-    return out
 
 
 def held_out(metrics: Metrics) -> float | None:
     """How often the best complex coefficient beats the best real one on a seed that chose neither."""
     wins = []
     for rows in metrics["runs"].values():
-        late_scores = {name: [late(values) for values in row["nll"]] for name, row in rows.items()}
-        num_seeds = len(next(iter(late_scores.values())))
+        scores = {name: [late(values) for values in row["nll"]] for name, row in rows.items()}
+        num_seeds = len(next(iter(scores.values())))
         for held in range(num_seeds if num_seeds > 1 else 0):
-            others = {name: float(np.median(v[:held] + v[held + 1 :])) for name, v in late_scores.items()}
-            chosen = {real: min(of_kind(rows, real), key=lambda name, o=others: o[name]) for real in (True, False)}
-            wins.append(late_scores[chosen[False]][held] < late_scores[chosen[True]][held])
+            others = {name: float(np.median(v[:held] + v[held + 1 :])) for name, v in scores.items()}
+            ours, theirs = (min(of_kind(rows, real), key=lambda name, o=others: o[name]) for real in (False, True))
+            wins.append(scores[ours][held] < scores[theirs][held])
     return round(float(np.mean(wins)), 3) if wins else None
-
-
-def modes_gap(metrics: Metrics) -> dict[str, float]:
-    """By learning rate: most modes covered with a complex minus with a real coefficient."""
-    out = {}
-    for rate, rows in metrics["runs"].items():
-        most = {real: max(coverage(row) for row in of_kind(rows, real).values()) for real in (True, False)}
-        out[rate] = round(most[False] - most[True], 3)
-    return out
 
 
 def modes_of_best(metrics: Metrics) -> dict[str, float]:
@@ -206,16 +194,17 @@ CLAIMS = claims(
         log-likelihood; complex at least 4 of 8
     """,
     {
-        "G1": (gaps, below(0), {"0.03": -1.0, "0.01": 0.1}),
-        "G2": (best_momentum, lambda value: value["distance"] < 0.25, {"distance": 0.3}),
-        "G3": (broad, at_least(1 / 3), {"0.03": 0.5, "0.01": 0.1}),
+        "G1": (by_rate(gap), below(0), {"0.03": -1.0, "0.01": 0.1}),
+        "G2": (best_momentum, each(distance=below(0.25)), {"distance": 0.3}),
+        "G3": (by_rate(share_ahead), at_least(1 / 3), {"0.03": 0.5, "0.01": 0.1}),
         "G4": (held_out, at_least(0.75), 0.5),
-        "G5": (modes_gap, at_least(0), {"0.03": 1.0, "0.01": -0.5}),
+        "G5": (by_rate(modes_gap), at_least(0), {"0.03": 1.0, "0.01": -0.5}),
         "G6": (modes_of_best, lambda value: value["complex"] >= max(4, value["real"]), {"complex": 3, "real": 2}),
     },
 )
 
-_PHASES = (0.0, 0.125, 0.25, 0.5, 1.0)
+_PHASES, _RATES = (0.0, 0.125, 0.25, 0.5, 1.0), (0.001, 0.003, 0.01, 0.03)
+_ALL_MODULI, _ALL_PHASES = tuple(round(0.1 * i, 1) for i in range(10)), tuple(i / 8 for i in range(9))
 
 RECIPE = Recipe(
     name="complex/gan-2d",
@@ -225,20 +214,14 @@ RECIPE = Recipe(
     scales={
         "smoke": Protocol((0.03,), (0.0, 0.7), (0.0, 0.125), 20, 2, 2, 4, 1, 100, batch_size=16),
         "laptop": Protocol((0.03, 0.01), (0.0, 0.5, 0.7, 0.9), _PHASES, 5_000, 3, 5, 64, 2, 5_000),
-        "paper": Protocol(
-            learning_rates=(0.001, 0.003, 0.01, 0.03),
-            moduli=tuple(round(0.1 * i, 1) for i in range(10)),
-            phases_over_pi=tuple(i / 8 for i in range(9)),
-            num_steps=100_000,
-            num_seeds=3,
-            checkpoints=10,
-            width=256,
-            depth=4,
-            num_points=100_000,
-        ),
+        "paper": Protocol(_RATES, _ALL_MODULI, _ALL_PHASES, 100_000, 3, 10, 256, 4, 100_000),
     },
     axes=("learning_rates", "moduli", "phases_over_pi"),
-    cells=cells,
+    cells=lambda protocol: {
+        f"{rate:g}/{name}": {"learning_rate": rate, **momentum}
+        for rate in protocol.learning_rates
+        for name, momentum in momentum_grid(protocol.moduli, protocol.phases_over_pi).items()
+    },
     measure=measure,
     summarize=summarize,
     tables=tables,

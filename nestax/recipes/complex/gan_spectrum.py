@@ -9,9 +9,7 @@ import numpy as np
 
 from ... import dynamics, networks, optimizers, problems
 from ..._solve import solve
-from .._claims import Metrics, above, at_least, claims
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Results, Trial, above, at_least, claims, lines, markdown, measured
 
 SMALLEST = 1e-6
 """Relative to the largest modulus. Eigenvalues below it (dead units make many) have no phase and are left out."""
@@ -111,40 +109,32 @@ def tables(metrics: Metrics) -> dict[str, Any]:
         "|Re λ|; γ_max: largest phase over π/2 in the right half plane; banded: share of variance of the "
         "discriminator's share that the modulus explains"
     )
-    return {
-        title: [
-            {
-                "updates": f"{m:,}",
-                **{label: [s[str(m)][key] for s in metrics["seeds"]] for key, label in COLUMNS.items()},
-            }
-            for m in metrics["checkpoints"]
-        ]
+    seeds = metrics["seeds"]
+    rows = {
+        f"{m:,}": {n: [s[str(m)][key] for s in seeds] for key, n in COLUMNS.items()} for m in metrics["checkpoints"]
     }
+    return {title: markdown(rows, "updates")}
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    marks = metrics["checkpoints"]
+    marks, seeds = metrics["checkpoints"], metrics["seeds"]
     panel = {
-        COLUMNS[key]: (marks, [float(np.mean([seed[str(m)][key] for seed in metrics["seeds"]])) for m in marks])
+        COLUMNS[key]: (marks, [float(np.mean([seed[str(m)][key] for seed in seeds])) for m in marks])
         for key in ("real", "imaginary", "entropy", "gamma_max", "bands")
     }
     return {"spectrum": lines({"means over seeds": panel}, ("updates", ""))}
 
 
-def ends(metrics: Metrics, key: str) -> list[tuple[float, float]]:
-    """A measure at the first and at the last checkpoint, for every seed."""
-    first, last = (str(metrics["checkpoints"][i]) for i in (0, -1))
-    return [(seed[first][key], seed[last][key]) for seed in metrics["seeds"]]
+@measured
+def smallest(metrics: Metrics, of: Callable[[float, float], float], *keys: str) -> dict[str, float] | float:
+    """The smallest over seeds of a function of a measure at the first and at the last checkpoint, for each measure."""
+    start, end = (str(metrics["checkpoints"][i]) for i in (0, -1))
+    found = {key: min(float(f"{of(s[start][key], s[end][key]):.4g}") for s in metrics["seeds"]) for key in keys}
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
-def smallest(of: Callable[[float, float], float], *keys: str) -> Callable[[Metrics], Any]:
-    """The smallest over seeds of a function of both ends, for each measure; for a single one the number itself."""
-
-    def value(metrics: Metrics) -> Any:
-        found = {key: min(float(f"{of(*pair):.4g}") for pair in ends(metrics, key)) for key in keys}
-        return found if len(keys) > 1 else next(iter(found.values()))
-
-    return value
+def at_the_end(start: float, end: float) -> float:
+    return end
 
 
 CLAIMS = claims(
@@ -163,18 +153,10 @@ CLAIMS = claims(
         and phase, and a quarter of the variance is an invented bar (notes)
     """,
     {
-        "P1": (
-            smallest(lambda first, last: last, "real", "imaginary"),
-            at_least(0.02),
-            {"real": 0.9, "imaginary": 0.01},
-        ),
-        "P2": (
-            smallest(lambda first, last: last / first, "radius", "median"),
-            above(1),
-            {"radius": 3.0, "median": 0.9},
-        ),
-        "P3": (smallest(lambda first, last: last - first, "entropy"), above(0), -0.1),
-        "P4": (smallest(lambda first, last: last, "bands"), at_least(0.25), 0.17),
+        "P1": (smallest(at_the_end, "real", "imaginary"), at_least(0.02), {"real": 0.9, "imaginary": 0.01}),
+        "P2": (smallest(lambda start, end: end / start, "radius", "median"), above(1), {"radius": 3.0, "median": 0.9}),
+        "P3": (smallest(lambda start, end: end - start, "entropy"), above(0), -0.1),
+        "P4": (smallest(at_the_end, "bands"), at_least(0.25), 0.17),
     },
 )
 

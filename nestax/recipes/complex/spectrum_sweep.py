@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import dynamics, problems
-from .._claims import Metrics, above, at, at_least, at_most, below, claims, equal
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Recipe, Results, Trial, lines, markdown
+from .._claims import Metrics, above, at, at_least, at_most, below, claims, equal, measured
 from ._search import CERTAIN, minimize, polar
 
+RIVALS = ("extragradient", "optimistic gradient")
 PURE = "three pure rotations"
 """The spectrum at gamma_max = 1 with the smallest, a middle and the largest eigenvalue on the imaginary axis."""
 
@@ -45,30 +45,23 @@ def _momentum_of_any_phase(point, values):
     return _momentum(point, values, point[2])
 
 
-def _gradient(point, values):
-    return dynamics.gradient_rate(values, jnp.exp(point[0]))
-
-
-def _extragradient(point, values):
-    return dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[-1]))
-
-
-def _optimistic(point, values):
-    return dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[-1]))
-
-
 def _logs(low: float, high: float, num: int) -> np.ndarray:
     return np.linspace(math.log(low), math.log(high), num)
 
 
 _STEP, _GAP = _logs(1e-4, 4.5, 70), _logs(1e-3, 1.0, 40)  # of momentum: logarithms of the step size and of 1 - |β|
 # Rate, grid, gradients per step. Coordinates are logarithms of step sizes in units of the inverse largest eigenvalue.
+_GRADIENT, _EXTRAGRADIENT, _OPTIMISTIC = (
+    lambda point, values: dynamics.gradient_rate(values, jnp.exp(point[0])),
+    lambda point, values: dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[-1])),
+    lambda point, values: dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[-1])),
+)
 _TUNED: dict[str, tuple[Callable, tuple[np.ndarray, ...], int]] = {
-    "gradient descent": (_gradient, (_logs(1e-4, 2.2, 400),), 1),
-    "extragradient": (_extragradient, (_logs(1e-4, 10.0, 120), _logs(1e-3, 2.0, 80)), 2),
-    "extragradient, tied": (_extragradient, (_logs(1e-4, 2.0, 400),), 2),
-    "optimistic gradient": (_optimistic, (_logs(1e-4, 4.0, 120), _logs(1e-4, 2.0, 100)), 1),
-    "optimistic gradient, tied": (_optimistic, (_logs(1e-4, 2.0, 400),), 1),
+    "gradient descent": (_GRADIENT, (_logs(1e-4, 2.2, 400),), 1),
+    "extragradient": (_EXTRAGRADIENT, (_logs(1e-4, 10.0, 120), _logs(1e-3, 2.0, 80)), 2),
+    "extragradient, tied": (_EXTRAGRADIENT, (_logs(1e-4, 2.0, 400),), 2),
+    "optimistic gradient": (_OPTIMISTIC, (_logs(1e-4, 4.0, 120), _logs(1e-4, 2.0, 100)), 1),
+    "optimistic gradient, tied": (_OPTIMISTIC, (_logs(1e-4, 2.0, 400),), 1),
 }
 _SUGGESTED = {"momentum": "phase 0", "negative momentum": "phase 1"}  # in `suggest`, and here
 
@@ -116,13 +109,11 @@ def spectrum(protocol: Protocol, draw: int, gamma_max: float | None, half: bool)
 
 def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
     places = {f"{g:g}": g for g in protocol.gamma_max} | {PURE: None}
-    draws = {"half": protocol.num_draws, "as printed": protocol.num_draws_as_printed}
-    spectra = {
-        f"rates/{form}/{place}": {"form": form, "gamma_max": gamma_max, "num_seeds": num}
-        for form, num in draws.items()
-        for place, gamma_max in (places.items() if num else ())
-    }
-    return {**spectra, "rotation": {"form": None, "gamma_max": None, "num_seeds": 1}}
+    out: dict[str, dict[str, Any]] = {}
+    for form, num in (("half", protocol.num_draws), ("as printed", protocol.num_draws_as_printed)):
+        for place, gamma_max in (places if num else {}).items():
+            out[f"rates/{form}/{place}"] = {"form": form, "gamma_max": gamma_max, "num_seeds": num}
+    return out | {"rotation": {"form": None, "gamma_max": None, "num_seeds": 1}}
 
 
 def measure(trial: Trial, form: str | None, gamma_max: float | None) -> dict[str, Any]:
@@ -137,16 +128,16 @@ def measure(trial: Trial, form: str | None, gamma_max: float | None) -> dict[str
 
 
 def summarize(results: Results) -> Metrics:
-    protocol: Protocol = results.protocol
-    seeds = [one for name, all_seeds in results.items() if name != "rotation" for one in all_seeds]
-    found = {name: [one["excess"][name] for one in seeds if name in one["excess"]] for name in dynamics.METHODS}
+    p: Protocol = results.protocol
+    spectra = [one for name, draws in results.items() if name != "rotation" for one in draws]
+    found = {name: [one["excess"][name] for one in spectra if name in one["excess"]] for name in dynamics.METHODS}
     rates = results.nested(lambda draws: {n: [one["rates"][n] for one in draws] for n in draws[0].get("rates", ())})
     return {
-        "gamma_max": protocol.gamma_max,
+        "gamma_max": p.gamma_max,
         "rates": rates["rates"],
         "suggest_excess": {name: [min(values), max(values)] for name, values in found.items() if values},
         "expected": {
-            form: {f"{mean:g}, {dev:g}": expected(places, protocol, mean, dev) for mean, dev in protocol.densities}
+            form: {f"{mean:g}, {deviation:g}": expected(places, p, mean, deviation) for mean, deviation in p.densities}
             for form, places in rates["rates"].items()
         },
         "rotation": results["rotation"][0],
@@ -183,27 +174,22 @@ SHOWN = {
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
-    shown = {**SHOWN, **{f"{n}, tied": f"{n}, tied" for n in ("extragradient", "optimistic gradient")}}
-    return {
-        **{
-            f"Best rate per gradient, mean over draws [range], {FORMS[form]}": [
-                {"γ_max": place, **{label: row[name] for name, label in shown.items()}} for place, row in places.items()
-            ]
-            for form, places in metrics["rates"].items()
-        },
-        **{
-            "Expected number of gradient evaluations over a truncated normal density of γ_max, by fixed phase over π; "
-            f"learning rate and modulus tuned for each γ_max, {FORMS[form]}": [
-                {"mean, deviation of γ_max": name, **{k: "∞" if v is None else v for k, v in row.items()}}
-                for name, row in rows.items()
-            ]
-            for form, rows in metrics["expected"].items()
-        },
-        "`suggest` against the fine search: how many more steps it needs, as a share (negative: fewer)": [
-            {"method": name, "smallest": low, "largest": high}
-            for name, (low, high) in metrics["suggest_excess"].items()
-        ],
+    shown = {**SHOWN, **{f"{n}, tied": f"{n}, tied" for n in RIVALS}}
+    out = {}
+    for form, places in metrics["rates"].items():
+        title = f"Best rate per gradient, mean over draws [range], {FORMS[form]}"
+        rows = {place: {label: row[name] for name, label in shown.items()} for place, row in places.items()}
+        out[title] = markdown(rows, "γ_max")
+    for form, densities in metrics["expected"].items():
+        title = "Expected number of gradient evaluations over a truncated normal density of γ_max, by fixed phase over "
+        title += f"π; learning rate and modulus tuned for each γ_max, {FORMS[form]}"
+        rows = {name: {k: "∞" if v is None else v for k, v in row.items()} for name, row in densities.items()}
+        out[title] = markdown(rows, "mean, deviation of γ_max")
+    excess: dict[str, Any] = {
+        name: dict(zip(("smallest", "largest"), ends)) for name, ends in metrics["suggest_excess"].items()
     }
+    title = "`suggest` against the fine search: how many more steps it needs, as a share (negative: fewer)"
+    return out | {title: markdown(excess, "method")}
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
@@ -226,24 +212,29 @@ def ratios(metrics: Metrics, place: str, ours: str, others: Sequence[str]) -> np
     return np.array([min(a / b, 99.0) if math.isfinite(a) else 99.0 for a, b in zip(own, best)])
 
 
-def over_places(ours: str, others: Sequence[str], of_draws: Callable, up_to: float) -> Callable[[Metrics], float]:
+@measured
+def over_places(metrics: Metrics, ours: str, others: Sequence[str], of_draws: Callable, up_to: float) -> float:
     """The largest ratio over gamma_max up to a bound, of the draws the largest or the median."""
-
-    def value(metrics: Metrics) -> float:
-        places = [f"{g:g}" for g in metrics["gamma_max"] if g <= up_to]
-        return round(max(float(of_draws(ratios(metrics, place, ours, others))) for place in places), 4)
-
-    return value
+    places = [f"{g:g}" for g in metrics["gamma_max"] if g <= up_to]
+    return round(max(float(of_draws(ratios(metrics, place, ours, others))) for place in places), 4)
 
 
-def at_place(place: str, ours: str, others: Sequence[str]) -> Callable[[Metrics], float]:
+@measured
+def at_place(metrics: Metrics, place: str, ours: str, others: Sequence[str]) -> float:
     """The median ratio over draws."""
-    return lambda metrics: round(float(np.median(ratios(metrics, place, ours, others))), 4)
+    return round(float(np.median(ratios(metrics, place, ours, others))), 4)
 
 
-def pure(reduce: Callable, names: Sequence[str]) -> Callable[[Metrics], float]:
+@measured
+def pure(metrics: Metrics, extreme: Callable, *names: str) -> float:
     """The extreme rate of some methods over draws with pure rotations, minus 1."""
-    return lambda m: float(f"{reduce(r for name in names for r in m['rates']['half'][PURE][name]) - 1:.4g}")
+    return float(f"{extreme(r for name in names for r in metrics['rates']['half'][PURE][name]) - 1:.4g}")
+
+
+@measured
+def rotation(metrics: Metrics, extreme: Callable, real: bool) -> float:
+    """The extreme of the smallest spectral radii over phases that are real, or that are not, minus 1."""
+    return extreme(round(r - 1, 8) for phase, r in metrics["rotation"].items() if (float(phase) in (0, 1)) == real)
 
 
 def untied(metrics: Metrics) -> list[float]:
@@ -262,11 +253,6 @@ def best_phase(metrics: Metrics) -> float | None:
     return float(min(known, key=lambda phase: known[phase])) if known else None
 
 
-def rotation(real: bool) -> Callable[[Metrics], list[float]]:
-    return lambda m: [round(r - 1, 8) for phase, r in m["rotation"].items() if (float(phase) in (0, 1)) == real]
-
-
-RIVALS = ("extragradient", "optimistic gradient")
 FIXED = ("gradient descent", "phase 1", "phase 0.125", "phase 0.5", *RIVALS)
 CLAIMS = claims(
     """
@@ -308,8 +294,8 @@ CLAIMS = claims(
     {
         "S1": (over_places("phase 0", FIXED, np.max, 0.499), at_most(1.01), 1.2, True),
         "S2": (over_places("phase 0.125", ("phase 0",), np.max, 0.499), at_most(1.5), 4.1, True),
-        "S3": (pure(min, ("gradient descent", "phase 0", "phase 1")), at_least(-CERTAIN), -1e-3, True),
-        "S4": (pure(max, ("phase 0.125", "phase 0.5", "complex momentum", *RIVALS)), below(-1e-6), 0.0, True),
+        "S3": (pure(min, "gradient descent", "phase 0", "phase 1"), at_least(-CERTAIN), -1e-3, True),
+        "S4": (pure(max, "phase 0.125", "phase 0.5", "complex momentum", *RIVALS), below(-1e-6), 0.0, True),
         "S5": (over_places("complex momentum", RIVALS, np.median, 1.0), at_most(1.5), 1.65),
         "S5-0.9": (over_places("complex momentum", RIVALS, np.median, 0.9), at_most(1.01), 1.1, True),
         "S5-pure": (at_place(PURE, "complex momentum", RIVALS), at_most(1.5), 5.0),
@@ -317,8 +303,8 @@ CLAIMS = claims(
         "S7": (at("suggest_excess", ..., 1, by=max), at_most(0.02), 0.05, True),
         "S8": (best_phase, equal(0.125), 0.5),
         "S8-near": (lambda m: round(by_phase(m)["0.125"] / min(by_phase(m).values()), 4), at_most(1.25), 2.0),
-        "S9-real": (lambda m: min(rotation(True)(m)), at_least(-CERTAIN), -1e-3, True),
-        "S9-complex": (lambda m: max(rotation(False)(m)), below(-1e-6), 0.0, True),
+        "S9-real": (rotation(min, real=True), at_least(-CERTAIN), -1e-3, True),
+        "S9-complex": (rotation(max, real=False), below(-1e-6), 0.0, True),
     },
 )
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,16 +10,12 @@ from jaxtyping import Float
 
 from ... import catalogue, data, guards, learned, networks, optimizers, problems
 from ..._optimizer import AbstractOptimizer
-from ..._solve import Solution, solve
-from .._claims import Metrics
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
-from .._training import Training, shared_seed, train
+from .. import Metrics, Recipe, Results, Trial, lines
+from .._training import Training, in_parts, shared_seed, train
 from ._claims import CLAIMS, never_worse
 
 SECOND = ("l2o-cifar", "lgl2o-cifar")  # with the optimizer of appendix D, meta-trained on CIFAR-10
 BASIC = ("l2o", "sgdnm", "sgdnm-again", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
-FEW = ("l2o", "sgdnm", "sgdnm-again", "gl2o", "lgl2o", "lgl2o-own")
 FAR = (*BASIC, "lgl2o-both")
 LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own")
 RESOLUTION = 10
@@ -77,27 +72,25 @@ def _trained(trial: Trial, which: str) -> learned.AbstractLearnedOptimizer:
     return trial.once(which, lambda folder: train(dataclasses.asdict(how), _problem(problem), seed, folder))[0]
 
 
-def _method(name: str, l2o: Callable[[], AbstractOptimizer], row: dict[str, Any], tau: float) -> AbstractOptimizer:
-    rate = row["learning_rate"]
-    fallback, sgdnm = optimizers.decaying_sgd(rate, tau), optimizers.decaying_sgd(rate, row["time_scale"])
+def _method(trial: Trial, name: str, row: dict[str, Any]) -> AbstractOptimizer:
+    rate, tau, adam = row["learning_rate"], row["time_scale"], optimizers.adam(row["adam"])
+    if name in ("sgdnm", "sgdnm-again", "adam"):
+        return adam if name == "adam" else optimizers.decaying_sgd(rate, tau)
+    l2o = _trained(trial, "second" if name in SECOND else "first")
+    fallback = optimizers.decaying_sgd(rate, trial.protocol.fallback_time_scale)
     own, careful = guards.Own(), guards.AdaptiveBlocks(undecided="fallback")
-    decay = guards.GradientDescentMap(optimizers.PowerDecay(rate, row["time_scale"]))
-    makers: dict[str, Callable[[], AbstractOptimizer]] = {
+    return {
         "l2o": l2o,
-        "sgdnm": lambda: sgdnm,
-        "sgdnm-again": lambda: sgdnm,
-        "adam": lambda: optimizers.adam(row["adam"]),
-        "gl2o": lambda: guards.ResidualGuard(l2o(), decay),
-        "lgl2o": lambda: guards.LossGuard(l2o(), fallback),
-        "lgl2o-adam": lambda: guards.LossGuard(l2o(), optimizers.adam(row["adam"])),
-        "lgl2o-own": lambda: guards.LossGuard(l2o(), fallback, on_accept=own),
-        "lgl2o-both": lambda: guards.LossGuard(l2o(), fallback, on_accept=own, on_reject=own),
-        "lgl2o-100": lambda: guards.LossGuard(l2o(), fallback, rule=guards.Blocks(100, 100)),
-        "lgl2o-adaptive": lambda: guards.LossGuard(l2o(), fallback, rule=guards.AdaptiveBlocks()),
-        "lgl2o-careful": lambda: guards.LossGuard(l2o(), fallback, rule=careful),
-        "lgl2o-careful-own": lambda: guards.LossGuard(l2o(), fallback, rule=careful, on_accept=own),
-    }
-    return makers[name.removesuffix("-cifar")]()
+        "gl2o": guards.ResidualGuard(l2o, guards.GradientDescentMap(optimizers.PowerDecay(rate, tau))),
+        "lgl2o": guards.LossGuard(l2o, fallback),
+        "lgl2o-adam": guards.LossGuard(l2o, adam),
+        "lgl2o-own": guards.LossGuard(l2o, fallback, on_accept=own),
+        "lgl2o-both": guards.LossGuard(l2o, fallback, on_accept=own, on_reject=own),
+        "lgl2o-100": guards.LossGuard(l2o, fallback, rule=guards.Blocks(100, 100)),
+        "lgl2o-adaptive": guards.LossGuard(l2o, fallback, rule=guards.AdaptiveBlocks()),
+        "lgl2o-careful": guards.LossGuard(l2o, fallback, rule=careful),
+        "lgl2o-careful-own": guards.LossGuard(l2o, fallback, rule=careful, on_accept=own),
+    }[name.removesuffix("-cifar")]
 
 
 def marks(num_steps: int, num: int) -> list[int]:
@@ -121,17 +114,10 @@ def at_mark(records: Float[np.ndarray, " records"], step: int) -> tuple[float, f
 def _run(problem: problems.Classifier, method: AbstractOptimizer, num_steps: int, trial: Trial, num_parts: int = 1):
     """The solutions after equal parts of a run; all methods start alike, a repeated one sees other minibatches."""
     init_key, key = jax.random.split(trial.key)
-    key = jax.random.fold_in(key, trial.cell.endswith("-again"))
-    found: list[Solution] = []
-    players, state = problem.init(init_key), None
+    key, players = jax.random.fold_in(key, trial.cell.endswith("-again")), problem.init(init_key)
     with warnings.catch_warnings():  # guards warn of a fallback that raises the loss; here the curves show it
         warnings.filterwarnings("ignore", message="The guard's fallback raised the loss")
-        for part in range(num_parts):
-            part_key = jax.random.fold_in(key, part)
-            how: dict[str, Any] = {"num_steps": num_steps // num_parts, "record_every": RESOLUTION, "throw": False}
-            found.append(solve(problem, method, key=part_key, players=players, state=state, **how))
-            players, state = found[-1].players, found[-1].state
-    return found
+        return list(in_parts(problem, method, num_steps, num_parts, key, players=players, record_every=RESOLUTION))
 
 
 def measure(trial: Trial, method: str, **row: Any) -> dict[str, Any]:
@@ -139,9 +125,7 @@ def measure(trial: Trial, method: str, **row: Any) -> dict[str, Any]:
     if method == "sweep":
         return sweep(trial, row)
     problem, num_steps = _problem(row["problem"]), row["num_steps"]
-    which = "second" if method in SECOND else "first"
-    optimizer = _method(method, lambda: _trained(trial, which), row, trial.protocol.fallback_time_scale)
-    solutions = _run(problem, optimizer, num_steps, trial, max(1, 2 * row["checkpoints"]))
+    solutions = _run(problem, _method(trial, method, row), num_steps, trial, max(1, 2 * row["checkpoints"]))
     info = jax.tree.map(lambda *parts: np.concatenate(parts), *[s.info for s in solutions])
     losses = np.asarray(info.losses[:, 0], np.float64)
     scores = {mark: at_mark(losses, mark) for mark in marks(num_steps, trial.protocol.num_marks)}
@@ -161,29 +145,30 @@ def measure(trial: Trial, method: str, **row: Any) -> dict[str, Any]:
     return out
 
 
+SEQUENCES = {
+    "GS(0.9)": guards.GeometricSequence(0.9),
+    "GS(0.99)": guards.GeometricSequence(0.99),
+    "EMA(0.25)": guards.ExponentialMovingAverage(0.25),
+    "EMA(0.75)": guards.ExponentialMovingAverage(0.75),
+    "RT": guards.RecentTerm(),
+    "AA": guards.ArithmeticAverage(),
+    "RM": guards.RecentMax(),
+}
+
+
 def sweep(trial: Trial, row: dict[str, Any]) -> dict[str, Any]:
     """The share of L2O's lead over SGDnm after 100 updates that GL2O lacks, by its settings."""
-    problem, l2o = _problem(row["problem"]), _trained(trial, "first")
-    decay = optimizers.PowerDecay(row["learning_rate"], row["time_scale"])
+    problem, l2o, sgdnm = _problem(row["problem"]), _trained(trial, "first"), _method(trial, "sgdnm", row)
+    descent = guards.GradientDescentMap(optimizers.PowerDecay(row["learning_rate"], row["time_scale"]))
 
     def ln_loss(optimizer: AbstractOptimizer) -> float:
         return float(np.log(np.mean(_run(problem, optimizer, 100, trial)[0].info.losses)))
 
-    sequences = {
-        "GS(0.9)": guards.GeometricSequence(0.9),
-        "GS(0.99)": guards.GeometricSequence(0.99),
-        "EMA(0.25)": guards.ExponentialMovingAverage(0.25),
-        "EMA(0.75)": guards.ExponentialMovingAverage(0.75),
-        "RT": guards.RecentTerm(),
-        "AA": guards.ArithmeticAverage(),
-        "RM": guards.RecentMax(),
-    }
-    first, last = ln_loss(l2o), ln_loss(optimizers.decaying_sgd(row["learning_rate"], row["time_scale"]))
-    lost = {}
-    for name, sequence in sequences.items():
+    lead, last, lost = ln_loss(l2o), ln_loss(sgdnm), {}
+    for name, sequence in SEQUENCES.items():
         for alpha in trial.protocol.sweep:
-            guard = guards.ResidualGuard(l2o, guards.GradientDescentMap(decay), sequence=sequence, alpha=alpha)
-            lost[f"{name}, alpha {alpha:g}"] = (ln_loss(guard) - first) / (last - first)
+            guard = guards.ResidualGuard(l2o, descent, sequence=sequence, alpha=alpha)
+            lost[f"{name}, alpha {alpha:g}"] = (ln_loss(guard) - lead) / (last - lead)
     return {"lost": lost}
 
 
@@ -202,24 +187,24 @@ def summarize(results: Results) -> Metrics:
 
 
 def _over_seeds(seeds: list[Any]) -> dict[str, Any]:
+    def gathered(values: list[Any]) -> Any:
+        return {k: [one[k] for one in values] for k in values[0]} if isinstance(values[0], dict) else values
+
     known = [one for one in seeds if "missing" not in one]
-    return {
-        name: {key: [one[name][key] for one in known] for key in entry}
-        if isinstance(entry, dict)
-        else [one[name] for one in known]
-        for name, entry in (known[0] if known else {}).items()
-    }
+    return {name: gathered([one[name] for one in known]) for name in (known[0] if known else ())}
+
+
+def _rows_that_ran(metrics: Metrics) -> dict[str, Any]:
+    rows = {problem: {n: e for n, e in methods.items() if e} for problem, methods in metrics["rows"].items()}
+    return {problem: methods for problem, methods in rows.items() if methods}
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
-    out = {}
-    for problem, methods in metrics["rows"].items():
-        shown = {name: entry for name, entry in methods.items() if entry}
-        title = f"{problem}: ln loss after so many updates, mean over seeds [min, max]; share of blocks that take the "
-        title += "learned optimizer; gradients and further losses per update"
-        if shown:
-            out[title] = {name: _table_row(entry) for name, entry in shown.items()}
-    return out
+    return {
+        f"{problem}: ln loss after so many updates, mean over seeds [min, max]; share of blocks that take the learned "
+        "optimizer; gradients and further losses per update": {n: _table_row(e) for n, e in methods.items()}
+        for problem, methods in _rows_that_ran(metrics).items()
+    }
 
 
 def _table_row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -234,22 +219,13 @@ def _table_row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    del results
-    rows = {problem: {n: e for n, e in methods.items() if e} for problem, methods in metrics["rows"].items()}
-    rows = {problem: methods for problem, methods in rows.items() if methods}
-
     def panels(kind: str) -> dict[str, Any]:
-        return {
-            problem: {
-                name: (
-                    [int(s) for s in e["loss"]],
-                    [None if None in e[kind][s] else np.mean(e[kind][s]) for s in e["loss"]],
-                )
-                for name, e in methods.items()
-                if kind in e
-            }
-            for problem, methods in rows.items()
-        }
+        rows = _rows_that_ran(metrics)
+        return {p: {n: curve(e[kind]) for n, e in methods.items() if kind in e} for p, methods in rows.items()}
+
+    def curve(by_mark: dict[str, Any]) -> tuple[list[int], list[Any]]:
+        points = {int(s): None if None in x else np.mean(x) for s, x in by_mark.items() if s != "all"}
+        return list(points), list(points.values())
 
     return {
         "losses": lines(panels("loss"), ("updates", "loss"), log="xy"),
@@ -257,19 +233,15 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _rows(scale: float, seeds: int) -> tuple[Row, ...]:
-    """The table; `scale` shortens the runs."""
-    steps = round(1_000_000 * scale)
-    return (
-        Row("circles-mlp", steps, 0.01, 50_000.0, LONG, seeds, checkpoints=50),
-        Row("spirals-mlp", steps, 0.01, 50_000.0, LONG, seeds),
-        Row("mnist-mlp", steps, 0.001, 50_000.0, BASIC, seeds),
-        Row("mnist-conv", steps, 0.01, 20_000.0, FAR, seeds, 0.3),
-        Row("cifar10-conv", steps, 0.001, 20_000.0, FAR, seeds, 0.3),
-        Row("tiny-imagenet-conv", steps // 10, 0.001, 20_000.0, FAR, seeds, 0.3),
-    )
-
-
+_PUBLISHED = (
+    Row("circles-mlp", 1_000_000, 0.01, 50_000.0, LONG, checkpoints=50),
+    Row("spirals-mlp", 1_000_000, 0.01, 50_000.0, LONG),
+    Row("mnist-mlp", 1_000_000, 0.001, 50_000.0),
+    Row("mnist-conv", 1_000_000, 0.01, 20_000.0, FAR, learning_rate=0.3),
+    Row("cifar10-conv", 1_000_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
+    Row("tiny-imagenet-conv", 100_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
+)
+_SMOKE = Row("circles-mlp", 200, 0.01, 50_000.0, ("l2o", "sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1)
 _SHORT = Training("rnnprop-m-l2o", ((4, 1),), unroll=2)
 
 RECIPE = Recipe(
@@ -277,14 +249,7 @@ RECIPE = Recipe(
     title="A learned optimizer, its fallback, and both under a guard, in and out of the training distribution",
     source="Premont-Schwarz, Vitku, Feyereisl 2022, table 1 and figures 2 to 8",
     scales={
-        "smoke": Protocol(
-            (Row("circles-mlp", 200, 0.01, 50_000.0, ("l2o", "sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1),),
-            _SHORT,
-            _SHORT,
-            "circles-mlp",
-            "circles-mlp",
-            num_marks=2,
-        ),
+        "smoke": Protocol((_SMOKE,), _SHORT, _SHORT, "circles-mlp", "circles-mlp", num_marks=2),
         "laptop": Protocol(
             (
                 Row("circles-mlp", 50_000, 0.01, 50_000.0, LONG, 3, checkpoints=50),
@@ -293,7 +258,7 @@ RECIPE = Recipe(
             dataclasses.replace(ON_MNIST, schedule=((100, 400),)),
             dataclasses.replace(ON_CIFAR, schedule=((20, 100), (60, 30), (100, 30), (200, 20), (400, 10))),
         ),
-        "paper": Protocol(_rows(1.0, 5)),
+        "paper": Protocol(_PUBLISHED),
     },
     axes=("rows",),
     cells=cells,

@@ -13,25 +13,19 @@ from ..._optax import AnyOptimizer
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ..._solve import solve
-from .._plots import lines
-from .._recipe import Results, Trial
+from .. import Trial
 
 IDENTITY = hyper.Implicit(hyper.Identity(), residual=False)
 """The identity for the inverse Hessian, as in the published code."""
 
 
-def load(name: str, split: str) -> data.Dataset:
-    """A data set by name. The digits have no test set of their own: their last 397 are taken for it."""
+def load(name: str, split: str, num: int | None = None) -> data.Dataset:
+    """A data set by name, or its first `num` examples. The digits have no test set: their last 397 are taken for it."""
     if name == "digits":
-        train, test = data.digits().split(1_400)
-        return train if split == "train" else test
-    return {"mnist": data.mnist, "cifar10": data.cifar10}[name](split)
-
-
-def load_test(name: str, num: int) -> data.Dataset:
-    """The first `num` test examples, or all where there are fewer."""
-    test = load(name, "test")
-    return test.take(slice(min(num, len(test))))
+        found = data.digits().split(1_400)[split == "test"]
+    else:
+        found = {"mnist": data.mnist, "cifar10": data.cifar10}[name](split)
+    return found if num is None else found.take(slice(min(num, len(found))))
 
 
 def draw(dataset: data.Dataset, sizes: Sequence[int], seed: int) -> list[data.Dataset]:
@@ -71,29 +65,14 @@ def tuned(
     *,
     parts: int = 1,
     method: hyper.AbstractMethod = IDENTITY,
-    **more: Any,
+    **how: Any,
 ) -> hyper.Tuning:
     """`hyper.tune` with the outer and the inner optimizer, outer steps and inner steps for each, and equal `parts`."""
-    how: dict[str, Any] = {"num_outer_steps": steps[0], "num_inner_steps": steps[1], "record_every": steps[0] // parts}
-    outer, inner = optimizers
-    return hyper.tune(problem, optimizer=inner, outer_optimizer=outer, method=method, key=trial.key, **how, **more)
-
-
-def size(tree: PyTree) -> int:
-    """The number of entries of all arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    (outer, inner), (num_outer, num_inner) = optimizers, steps
+    how |= {"num_outer_steps": num_outer, "num_inner_steps": num_inner, "record_every": num_outer // parts}
+    return hyper.tune(problem, optimizer=inner, outer_optimizer=outer, method=method, key=trial.key, **how)
 
 
 def logistic_regression() -> networks.MLP:
     """A linear network with PyTorch's initial weights."""
     return networks.MLP((), init_scale=None)
-
-
-def histories(results: Results, *kinds: str) -> Any:
-    """A figure of what trials recorded on the way, in their `history`: one panel per kind of number."""
-    trials = [(f"{name} {s}", one["history"]) for name, seeds in results.items() for s, one in enumerate(seeds)]
-    panels = {
-        kind: {name: ([r["step"] for r in history], [r[kind] for r in history]) for name, history in trials}
-        for kind in kinds
-    }
-    return lines(panels, ("outer step", ""))

@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ... import data, hyperparameters, optimizers, problems
-from .._claims import Metrics, Value, above, at, claims
-from .._plots import images
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Results, Trial, Value, above, at, claims, images, measured
 from ._common import draw, load, logistic_regression, retrained, rmsprop, tuned
 
 
@@ -55,20 +53,18 @@ def measure(
     trial: Trial, dataset: str, pace: dict[str, Any], num_valid: int, num_steps: int, num_rivals: int
 ) -> dict[str, Any]:
     """Distils, trains anew on the result, and on real images for comparison."""
-    protocol = trial.protocol
-    (valid,) = draw(load(dataset, "train"), (num_valid,), trial.seed)
-    test = load(dataset, "test")
-    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(protocol.decay))
+    p: Protocol = trial.protocol
+    (valid,), test = draw(load(dataset, "train"), (num_valid,), trial.seed), load(dataset, "test")
+    decay = hyperparameters.Fixed(hyperparameters.WeightDecay("all"), jnp.asarray(p.decay))
     family = hyperparameters.Compose(hyperparameters.DistilledData(), decay)
     problem = problems.NestedClassifier(valid, valid, logistic_regression(), family)
     rates = rmsprop(pace["outer_learning_rate"]), optimizers.adam(pace["learning_rate"])
-    tuning = tuned(trial, problem, rates, (num_steps, pace["inner_steps"]))
-    (made, _), weights = tuning.players
+    (made, _), weights = tuned(trial, problem, rates, (num_steps, pace["inner_steps"])).players
 
     def taught(examples: Array) -> float:
         """Test accuracy of new weights, trained on one image per class."""
-        adam = optimizers.adam(protocol.retrain_learning_rate)
-        anew = retrained(problem, (examples, ()), adam, protocol.retrain_steps, trial.seed)
+        adam = optimizers.adam(p.retrain_learning_rate)
+        anew = retrained(problem, (examples, ()), adam, p.retrain_steps, trial.seed)
         return float(problem.accuracy(anew, test))
 
     means = jnp.stack([valid.inputs[valid.labels == c].mean(axis=0) for c in range(valid.num_classes)])
@@ -93,21 +89,17 @@ def _choices(dataset: data.Dataset, num: int, seed: int) -> list[jax.Array]:
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     """The images as published: sigmoid(5 x)."""
-    del metrics
     rows = {name: seeds[0]["images"] for name, seeds in results.items() if "images" in seeds[0]}
     shown = {name: [(str(i), 1 / (1 + np.exp(-5 * np.array(x)))) for i, x in enumerate(r)] for name, r in rows.items()}
     return {"distillation": images(shown, cmap="gray", vmin=0, vmax=1)}
 
 
-def _lead_over(rival: str) -> Value:
+@measured
+def _lead_over(metrics: Metrics, rival: str) -> float | None:
     """The smallest lead of new weights on distilled images over those on other images, where weights keep up."""
-
-    def value(metrics: Metrics) -> float | None:
-        cells = [cell for name, cell in metrics["cells"].items() if name.endswith(FOLLOWED.name) and cell]
-        pairs = [pair for cell in cells for pair in zip(cell["new weights"]["values"], cell[rival]["values"])]
-        return min((round(ours - theirs, 4) for ours, theirs in pairs), default=None)
-
-    return value
+    cells = [cell for name, cell in metrics["cells"].items() if name.endswith(FOLLOWED.name) and cell]
+    pairs = [pair for cell in cells for pair in zip(cell["new weights"]["values"], cell[rival]["values"])]
+    return min((round(ours - theirs, 4) for ours, theirs in pairs), default=None)
 
 
 def _accuracy(dataset: str, pace: Pace, weights: str = "new weights") -> Value:
@@ -152,10 +144,9 @@ RECIPE = Recipe(
             )
         ),
         "paper": Protocol(
-            tuple(
-                Run(dataset, pace, num_valid, 10_000, 4)
-                for dataset, num_valid in (("mnist", 50_000), ("cifar10", 300))
-                for pace in (PUBLISHED, FOLLOWED)
+            (
+                *(Run("mnist", pace, 50_000, 10_000, 4) for pace in (PUBLISHED, FOLLOWED)),
+                *(Run("cifar10", pace, 300, 10_000, 4) for pace in (PUBLISHED, FOLLOWED)),
             )
         ),
     },

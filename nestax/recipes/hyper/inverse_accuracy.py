@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import hyper, optimizers
-from .._claims import Metrics, Value, above, at_least, below, claims, equal
-from .._recipe import Recipe, Results, Trial
-from ._common import rmsprop
+from .. import Metrics, Recipe, Results, Trial, above, at, at_least, below, claims, equal, measured
+from ._common import rmsprop, tuned
 from ._linear import LinearRegression, curvature, regression, with_bias
 
 
@@ -90,34 +89,25 @@ def measure(trial: Trial, dataset: str, published: bool) -> dict[str, Any]:
     Methods are compared on scaled features with a safe step size, or in the published set-up: raw features, targets
     broadcast to a matrix (which replaces them by their mean), a step size of 1e-3.
     """
-    protocol, tuning, rows = trial.protocol, None, []
+    p, tuning, rows = trial.protocol, None, []
     problem = regression(dataset, trial.seed, standardize=not published, broadcast=published)
     names = [name for name in METHODS if name != (CG_0 if published else RANK_ONE)]
-    size = protocol.outer_steps // protocol.looks
-    for look in range(protocol.looks):
-        tuning = hyper.tune(
-            problem,
-            optimizer=optimizers.adam(protocol.inner_learning_rate),
-            outer_optimizer=rmsprop(protocol.outer_learning_rate),
-            method=hyper.Implicit(hyper.Exact(pinv=True), residual=False),
-            num_outer_steps=size if look else 1,
-            num_inner_steps=1 if look else protocol.warmup,
-            record_every=size if look else 1,
-            state=None if tuning is None else tuning.state,
-            key=trial.key,
-        )
+    both = rmsprop(p.outer_learning_rate), optimizers.adam(p.inner_learning_rate)
+    exactly = hyper.Implicit(hyper.Exact(pinv=True), residual=False)
+    for look in range(p.looks):
+        steps = (p.outer_steps // p.looks, 1) if look else (1, p.warmup)
+        tuning = tuned(trial, problem, both, steps, method=exactly, state=None if tuning is None else tuning.state)
         players, matrix = tuning.players, curvature(problem, tuning.players[0])
-        alpha = protocol.published_alpha if published else 1 / float(np.linalg.eigvalsh(matrix)[-1])
+        alpha = p.published_alpha if published else 1 / float(np.linalg.eigvalsh(matrix)[-1])
         wanted = exact(problem, players, matrix)
-        counts = protocol.counts
-        rows.append([[_compare(estimate(problem, players, n, c, alpha), wanted) for c in counts] for n in names])
+        rows.append([[_compare(estimate(problem, players, n, c, alpha), wanted) for c in p.counts] for n in names])
     means = np.mean(rows, axis=0)  # methods, counts, (cosine, distance); NaN where a series overflowed
     out = {
         "curves": {name: {"cosine": means[i, :, 0], "distance": means[i, :, 1]} for i, name in enumerate(names)},
         "condition": np.linalg.cond(matrix),
         "safe_alpha": 2 / np.linalg.eigvalsh(matrix)[-1],
     }
-    return out if published else out | {"unrolled": _unrolled(protocol, problem, players[0], matrix, alpha)}
+    return out if published else out | {"unrolled": _unrolled(p, problem, players[0], matrix, alpha)}
 
 
 def _unrolled(protocol: Protocol, problem: LinearRegression, decay: Any, matrix: np.ndarray, alpha: float) -> float:
@@ -143,9 +133,7 @@ def summarize(results: Results) -> Metrics:
     for cell, splits in results.items():
         if "missing" in splits[0]:
             continue
-        every = {
-            n: {k: _array(one["curves"][n][k] for one in splits) for k in c} for n, c in splits[0]["curves"].items()
-        }
+        every = {n: {k: _over(splits, "curves", n, k) for k in c} for n, c in splits[0]["curves"].items()}
         means = {name: {kind: values.mean(axis=0) for kind, values in curve.items()} for name, curve in every.items()}
         cg = [name for name in means if name.startswith("CG")]
         best_cg = np.max([means[name]["cosine"] for name in cg], axis=0)
@@ -155,15 +143,15 @@ def summarize(results: Results) -> Metrics:
             "leads": {n: (c["cosine"] - best_cg)[-1] for n, c in means.items() if n not in cg},
             "cg_nearer": nearer.mean(),
             "rises": bool(np.diff(means["Neumann"]["cosine"]).min() > -1e-4),
-            "condition": np.median([one["condition"] for one in splits]),
-            "safe_alpha": min(one["safe_alpha"] for one in splits),
+            "condition": np.median(_over(splits, "condition")),
+            "safe_alpha": _over(splits, "safe_alpha").min(),
             "unrolled": max((one["unrolled"] for one in splits if "unrolled" in one), default=None),
         }
     return {"counts": results.protocol.counts, "cells": out}
 
 
-def _array(rows: Any) -> np.ndarray:
-    return np.array([*rows], np.float64)  # `None` becomes NaN
+def _over(splits: list[Any], *path: str) -> np.ndarray:
+    return np.array([at(*path)(one) for one in splits], np.float64)  # `None` becomes NaN
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -176,33 +164,28 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _at(*path: str, published: bool = False) -> Value:
+@measured
+def _at(metrics: Metrics, *path: str, published: bool = False) -> dict[str, Any]:
     """An entry of every data set."""
-
-    def value(metrics: Metrics) -> dict[str, Any]:
-        found = {}
-        for name, row in metrics["cells"].items():
-            if name.endswith("published") == published:
-                for key in path:
-                    row = row[key]
-                found[name.split(",")[0]] = row
-        return found
-
-    return value
+    cells = {name: row for name, row in metrics["cells"].items() if name.endswith("published") == published}
+    return {name.split(",")[0]: at(*path)(row) for name, row in cells.items()}
 
 
+COSINES = (
+    "Neumann above CG (figure 3.3) | The series' lead in cosine over the better CG at the largest count; nothing where "
+    "it overflowed"
+)
+NEARER = (
+    "at every number of steps (figure 3.3) | The share of splits and counts (of at least one product) at which it is "
+    "no farther than the series"
+)
 CLAIMS = claims(
-    """
-    I1 | published | CG has the smaller distance to the exact hypergradient, at every number of products. | at every
-        number of steps (figure 3.3) | The share of splits and counts (of at least one product) at which it is no
-        farther than the series
-    I1-published | published | The same in the published set-up, with CG from v. | at every number of steps (figure
-        3.3) | The share of splits and counts (of at least one product) at which it is no farther than the series
-    I2 | published | The Neumann series has the higher cosine after enough products. | Neumann above CG (figure 3.3)
-        | The series' lead in cosine over the better CG at the largest count; nothing where it overflowed
+    f"""
+    I1 | published | CG has the smaller distance to the exact hypergradient, at every number of products. | {NEARER}
+    I1-published | published | The same in the published set-up, with CG from v. | {NEARER}
+    I2 | published | The Neumann series has the higher cosine after enough products. | {COSINES}
     I2-published | published | The same in the published set-up, with the products of rank one of the published
-        code. | Neumann above CG (figure 3.3) | The series' lead in cosine over the better CG at the largest count;
-        nothing where it overflowed
+        code. | {COSINES}
     I3 | published | More terms of the series never worsen the direction. | the cosine rises with the number of
         terms (figure 3.3) | On the means over splits; a fall of less than 1e-4 is rounding
     I4 | control | Unrolling around the optimum is the Neumann series (Theorem 2). | the curves coincide (figure

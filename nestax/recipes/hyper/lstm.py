@@ -11,9 +11,8 @@ import numpy as np
 import optax
 
 from ... import catalogue, data, hyperparameters, networks, optimizers, problems
-from .._claims import Metrics, Value, above, at, below, claims, difference, increasing, ratio, values
-from .._recipe import Recipe, Trial
-from ._common import histories, rmsprop, size, tuned
+from .. import Metrics, Recipe, Trial, Value, above, at, below, claims, difference, histories, increasing, ratio, values
+from ._common import rmsprop, tuned
 
 TABLE = ("seven, at their initial values", "seven, tuned", "one per unit and recurrent weight, tuned")
 FIXED, SEVEN, MANY = TABLE
@@ -49,7 +48,7 @@ class Protocol:
     num_test: int = 82_430  # words
 
 
-def texts(protocol: Protocol) -> tuple[data.Corpus, data.Corpus, data.Corpus]:
+def texts(protocol: Protocol) -> list[data.Corpus]:
     """Text for training, validation and test, in the most frequent words of the first."""
     if protocol.synthetic:
         rng = np.random.default_rng(0)
@@ -57,41 +56,34 @@ def texts(protocol: Protocol) -> tuple[data.Corpus, data.Corpus, data.Corpus]:
         walk = np.cumsum(rng.integers(0, 2, 3_000)) % protocol.vocabulary  # every word has two successors
         tokens = jnp.asarray(order[walk].astype(np.int32))
         names = tuple(f"word{i}" for i in range(protocol.vocabulary))
-        parts = [data.Corpus(part, names, "made") for part in (tokens[:2_000], tokens[2_000:2_500], tokens[2_500:])]
-    else:
-        full = [data.penn_treebank(split) for split in ("train", "valid", "test")]
-        unknown = full[0].vocabulary.index("<unk>")
-        counts = collections.Counter(np.asarray(full[0].tokens).tolist()).most_common(protocol.vocabulary)
-        words = [unknown, *[word for word, _ in counts if word != unknown]][: protocol.vocabulary]
-        parts = [_with_words(text, words) for text in full]
-    return parts[0], parts[1], parts[2]
-
-
-def _with_words(text: data.Corpus, words: list[int]) -> data.Corpus:
-    table = np.zeros(len(text.vocabulary), np.int32)  # 0 is <unk>
-    table[words] = np.arange(len(words))
-    return data.Corpus(jnp.asarray(table[np.asarray(text.tokens)]), tuple(text.vocabulary[w] for w in words), text.name)
+        return [data.Corpus(part, names, "made") for part in (tokens[:2_000], tokens[2_000:2_500], tokens[2_500:])]
+    full = [data.penn_treebank(split) for split in ("train", "valid", "test")]
+    known, unknown = full[0].vocabulary, full[0].vocabulary.index("<unk>")
+    counts = collections.Counter(np.asarray(full[0].tokens).tolist()).most_common(protocol.vocabulary)
+    words = [unknown, *[word for word, _ in counts if word != unknown]][: protocol.vocabulary]
+    numbers = np.zeros(len(known), np.int32)  # 0 is <unk>
+    numbers[words] = np.arange(len(words))
+    names = tuple(known[word] for word in words)
+    return [data.Corpus(jnp.asarray(numbers[np.asarray(text.tokens)]), names, text.name) for text in full]
 
 
 def measure(trial: Trial, method: str) -> dict[str, Any]:
     """One training: perplexities on the way, and where that on the validation text is lowest; or `overfit`."""
     if method in FIGURE:
         return overfit(trial, method)
-    protocol = trial.protocol
-    train, valid, test = texts(protocol)
-    model = networks.LSTMLanguageModel(protocol.vocabulary, protocol.width, protocol.num_layers)
-    family = catalogue.lstm_regularization(model, many=method == MANY, rate=protocol.rate)
-    sizes = (protocol.length, protocol.batch_size, protocol.batch_size)
-    problem = problems.NestedLanguageModel(train, valid, model, family, *sizes)
-    outer = optimizers.sgd(0.0) if method == FIXED else optimizers.adam(protocol.outer_learning_rate)
-    inner = optax.chain(optax.clip_by_global_norm(protocol.clip), optax.sgd(protocol.learning_rate))
-    judge = _Perplexity(problem, data.Corpus(test.tokens[: protocol.num_test], test.vocabulary, test.name))
-    steps, parts = (protocol.num_steps, 1), protocol.num_parts
-    tuning = tuned(trial, problem, (outer, inner), steps, parts=parts, evaluate=judge)
+    p: Protocol = trial.protocol
+    train, valid, test = texts(p)
+    model = networks.LSTMLanguageModel(p.vocabulary, p.width, p.num_layers)
+    family = catalogue.lstm_regularization(model, many=method == MANY, rate=p.rate)
+    problem = problems.NestedLanguageModel(train, valid, model, family, p.length, p.batch_size, p.batch_size)
+    outer = optimizers.sgd(0.0) if method == FIXED else optimizers.adam(p.outer_learning_rate)
+    inner = optax.chain(optax.clip_by_global_norm(p.clip), optax.sgd(p.learning_rate))
+    judge = _Perplexity(problem, data.Corpus(test.tokens[: p.num_test], test.vocabulary, test.name))
+    tuning = tuned(trial, problem, (outer, inner), (p.num_steps, 1), parts=p.num_parts, evaluate=judge)
     history = [{kind: record[kind] for kind in ("step", "valid", "test")} for record in tuning.history]
     lowest = min(history, key=lambda record: record["valid"])
     return {
-        "hyperparameters": 0 if method == FIXED else size(tuning.players[0]),
+        "hyperparameters": 0 if method == FIXED else optax.tree.size(tuning.players[0]),
         "valid": lowest["valid"],
         "test": lowest["test"],
         **_rates(tuning.players[0], method),
@@ -122,25 +114,21 @@ def _rates(chosen: Any, method: str) -> dict[str, float]:
 
 def overfit(trial: Trial, method: str) -> dict[str, Any]:
     """One decay per weight, a few sequences, full batches: validation loss per word on the way."""
-    protocol = trial.protocol
-    text, valid, _ = texts(protocol)
-    num, rng = protocol.overfit_sequences * protocol.length + 1, np.random.default_rng(trial.seed)
+    p: Protocol = trial.protocol
+    num, rng = p.overfit_sequences * p.length + 1, np.random.default_rng(trial.seed)
 
     def piece(whole: data.Corpus) -> data.Corpus:
         start = int(rng.integers(0, len(whole) - num))
         return data.Corpus(whole.tokens[start : start + num], whole.vocabulary, whole.name)
 
-    model = networks.LSTMLanguageModel(protocol.vocabulary, protocol.overfit_width, protocol.num_layers)
-    family = hyperparameters.WeightDecay("weight", protocol.overfit_initial)
-    problem = problems.NestedLanguageModel(piece(text), piece(valid), model, family, protocol.length, None, None)
-    outer = rmsprop(0.0 if method == KEPT else protocol.overfit_outer_learning_rate)
-    both, steps = (
-        (outer, optimizers.adam(protocol.overfit_learning_rate)),
-        (protocol.overfit_steps, protocol.overfit_inner_steps),
-    )
-    tuning = tuned(trial, problem, both, steps, parts=protocol.num_parts)
+    train, valid = map(piece, texts(p)[:2])
+    model = networks.LSTMLanguageModel(p.vocabulary, p.overfit_width, p.num_layers)
+    family = hyperparameters.WeightDecay("weight", p.overfit_initial)
+    problem = problems.NestedLanguageModel(train, valid, model, family, p.length, None, None)
+    both = rmsprop(0.0 if method == KEPT else p.overfit_outer_learning_rate), optimizers.adam(p.overfit_learning_rate)
+    tuning = tuned(trial, problem, both, (p.overfit_steps, p.overfit_inner_steps), parts=p.num_parts)
     return {
-        "hyperparameters": size(tuning.players[0]),
+        "hyperparameters": optax.tree.size(tuning.players[0]),
         "loss per word": tuning.history[-1]["outer_loss"],  # mean over the last part of the run
         "history": [{"step": r["step"], "valid": r["outer_loss"]} for r in tuning.history],
     }
@@ -162,17 +150,18 @@ def _lead(better: str, worse: str) -> Value:
     return difference(*[at("cells", name, "valid", "values") for name in (worse, better)], digits=2)
 
 
+TEST = [at("cells", name, "test", "mean", digits=2) for name in (MANY, SEVEN, FIXED)]
+LOSSES = [at("cells", name, "loss per word", "mean") for name in (KEPT, TUNED)]
+LEAD = "By how much its validation perplexity is below the other, per seed"
+BUDGET = "1,000 of 132,800 steps, less than one reading of the text"
 CLAIMS = claims(
-    """
+    f"""
     P1 | published | Tuning the seven hyperparameters while the weights train is better than leaving them where they
-        start. | validation perplexity 69.22 against 75.72 (table 3.4) | By how much its validation perplexity is
-        below the other, per seed | 1,000 of 132,800 steps, less than one reading of the text
+        start. | validation perplexity 69.22 against 75.72 (table 3.4) | {LEAD} | {BUDGET}
     P2 | published | Tuning a rate for every unit and every recurrent weight is better still. | 68.18 against 69.22
-        (table 3.4) | By how much its validation perplexity is below the other, per seed | 1,000 of 132,800 steps,
-        less than one reading of the text
+        (table 3.4) | {LEAD} | {BUDGET}
     P3 | published | On the test text the order is the same: many, seven, none. | 66.14, 66.40, 71.91 (table 3.4)
-        | Test perplexities of many, seven, none, means over seeds | 1,000 of 132,800 steps, less than one reading of
-        the text
+        | Test perplexities of many, seven, none, means over seeds | {BUDGET}
     P4 | published | With one tuned decay per weight the validation loss of a few sequences falls to nearly zero.
         | about 0 (figure 3.8) | Loss per word over the last part of the run, where guessing has the logarithm of the
         number of words | 1,500 outer steps, where it falls by 22% per 300
@@ -182,13 +171,9 @@ CLAIMS = claims(
     {
         "P1": (_lead(SEVEN, FIXED), above(0), [1.0, -1.0]),
         "P2": (_lead(MANY, SEVEN), above(0), [1.0, -1.0]),
-        "P3": (
-            values(*[at("cells", name, "test", "mean", digits=2) for name in (MANY, SEVEN, FIXED)]),
-            increasing(),
-            [44.0, 42.0, 45.0],
-        ),
+        "P3": (values(*TEST), increasing(), [44.0, 42.0, 45.0]),
         "P4": (at("cells", TUNED, "loss per word", "mean", digits=3), below(0.1), 1.4),
-        "P5": (ratio(*[at("cells", name, "loss per word", "mean") for name in (KEPT, TUNED)], digits=2), above(2), 1.1),
+        "P5": (ratio(*LOSSES, digits=2), above(2), 1.1),
     },
 )
 
@@ -197,9 +182,7 @@ RECIPE = Recipe(
     title="Dropout and activation regularization of a language model, tuned while it trains",
     source="Lorraine 2024, figure 3.8 and table 3.4; Lorraine, Vicol, Duvenaud 2020, section 5.5",
     scales={
-        "smoke": Protocol(
-            6, 2, 4, 2, 1, 1, 1, 1, 1, 2, methods=(SEVEN, TUNED), synthetic=True, num_layers=1, num_test=50
-        ),
+        "smoke": Protocol(6, 2, 4, 2, 1, 1, 1, 1, 1, 2, (SEVEN, TUNED), synthetic=True, num_layers=1, num_test=50),
         "laptop": Protocol(500, 48, 20, 20, 1_000, 5, 2, 10, 1_500, 48, learning_rate=3.0, outer_learning_rate=1e-2),
         "paper": Protocol(10_000, 650, 70, 40, 132_800, 400, 3, 10, 10_000, 650),
     },

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from ... import data, hyper, hyperparameters, optimizers, problems
-from .._claims import Metrics, above, at_most, claims
-from .._recipe import Recipe, Results, Trial, grid
-from ._common import draw, load, load_test, logistic_regression, retrained, rmsprop, tuned
+from .. import Metrics, Recipe, Trial, above, at_most, claims, difference, gather, grid, measured
+from ._common import draw, load, logistic_regression, retrained, rmsprop, tuned
 
 FAMILIES = {"global": "all", "per weight": "weight"}
 KINDS = {"along": "as they are", "anew": "trained anew"}
@@ -33,7 +32,7 @@ class Protocol:
 def measure(trial: Trial, size: int, family: str, proportion: float) -> dict[str, Any]:
     """Test accuracies of the weights that were trained along, and of new ones trained on all examples."""
     protocol, num_valid = trial.protocol, round(size * proportion)
-    test = load_test(protocol.data, protocol.num_test)
+    test = load(protocol.data, "test", protocol.num_test)
     optimizer = optimizers.nesterov(protocol.learning_rate)  # momentum 0.9, as in the published code
     decay = hyperparameters.WeightDecay(FAMILIES[family], protocol.initial)
 
@@ -53,8 +52,8 @@ def measure(trial: Trial, size: int, family: str, proportion: float) -> dict[str
     return {"along": whole.accuracy(anew if along is None else along, test), "anew": whole.accuracy(anew, test)}
 
 
-def summarize(results: Results) -> Metrics:
-    return {"accuracies": results.nested(lambda seeds: {kind: [one[kind] for one in seeds] for kind in KINDS})}
+def both_kinds(seeds: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {kind: [one[kind] for one in seeds] for kind in KINDS}
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -68,20 +67,22 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _means(proportions: dict[str, Any], kind: str, least: float = 0.0) -> dict[float, float]:
-    """Proportions from `least` on, and the mean test accuracy at each."""
-    return {float(p): float(np.mean(cell[kind])) for p, cell in proportions.items() if float(p) >= least}
+def _means(proportions: dict[str, Any], kind: str) -> dict[float, float]:
+    """Proportions other than zero, and the mean test accuracy at each."""
+    return {float(p): float(np.mean(cell[kind])) for p, cell in proportions.items() if float(p) > 0}
 
 
-def best(metrics: Metrics, family: str, kind: str) -> list[float]:
+@measured
+def _best(metrics: Metrics, family: str, kind: str) -> list[float]:
     """Per size, the proportion (other than zero) with the highest mean test accuracy."""
-    means = [_means(rows[family], kind, 0.01) for rows in metrics["accuracies"].values()]
+    means = [_means(rows[family], kind) for rows in metrics["accuracies"].values()]
     return [max(m, key=lambda p: m[p]) for m in means]
 
 
+@measured
 def _gain_of_best(metrics: Metrics, family: str) -> list[float]:
     """Per size, what training anew adds to the mean test accuracy, each at its best proportion."""
-    pairs = [[max(_means(r[family], kind, 0.01).values()) for kind in KINDS] for r in metrics["accuracies"].values()]
+    pairs = [[max(_means(rows[family], kind).values()) for kind in KINDS] for rows in metrics["accuracies"].values()]
     return [anew - along for along, anew in pairs]
 
 
@@ -89,6 +90,9 @@ def _gain_at_half(metrics: Metrics) -> list[float]:
     cells = [rows["per weight"]["0.5"] for rows in metrics["accuracies"].values()]
     return [round(float(np.mean(cell["anew"]) - np.mean(cell["along"])), 4) for cell in cells]
 
+
+MORE = difference(_best("per weight", "anew"), _best("global", "anew"), digits=12)
+GAINS = difference(_gain_of_best("per weight"), _gain_of_best("global"))
 
 CLAIMS = claims(
     """
@@ -106,26 +110,13 @@ CLAIMS = claims(
     """,
     {
         "V1": (
-            lambda metrics: {kind: best(metrics, "global", kind) for kind in KINDS},
+            lambda metrics: {kind: _best("global", kind)(metrics) for kind in KINDS},
             at_most(0.25),
             {"along": [0.1, 0.1], "anew": [0.5, 0.1]},
         ),
-        "V2": (
-            lambda metrics: [
-                many - one for many, one in zip(best(metrics, "per weight", "anew"), best(metrics, "global", "anew"))
-            ],
-            lambda value: min(value) >= 0 and max(value) > 0,
-            [0.5, -0.1],
-        ),
+        "V2": (MORE, lambda value: min(value) >= 0 and max(value) > 0, [0.5, -0.1]),
         "V3": (_gain_at_half, above(0), [0.01, -0.001]),
-        "V4": (
-            lambda metrics: [
-                round(many - one, 4)
-                for many, one in zip(_gain_of_best(metrics, "per weight"), _gain_of_best(metrics, "global"))
-            ],
-            above(0),
-            [0.01, -0.001],
-        ),
+        "V4": (GAINS, above(0), [0.01, -0.001]),
     },
 )
 
@@ -141,7 +132,7 @@ RECIPE = Recipe(
     axes=("sizes", "proportions"),
     cells=lambda p: grid(size=p.sizes, family=tuple(FAMILIES), proportion=p.proportions),
     measure=measure,
-    summarize=summarize,
+    summarize=gather("accuracies", both_kinds),
     tables=tables,
     claims=CLAIMS,
 )

@@ -9,18 +9,16 @@ import jax
 from ... import learned
 from ..._problem import AbstractProblem
 from ...evaluation import CLASSICAL, evaluate, tune
-from .._claims import Metrics
-from .._plots import lines
-from .._recipe import Results, Trial
+from .. import Metrics, Results, Trial, lines, measured
 from .._training import Training, shared_seed, train
 
 
 def cells(trainings: Mapping[str, Training], classical: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A cell for each learned optimizer, and one for each classical one."""
-    return {
-        **{name: {"training": dataclasses.asdict(how), "num_seeds": how.num_seeds} for name, how in trainings.items()},
-        **{name: {"training": None, "num_seeds": 1} for name in classical},
+    learned_ones = {
+        n: {"training": dataclasses.asdict(how), "num_seeds": how.num_seeds} for n, how in trainings.items()
     }
+    return {**learned_ones, **{name: {"training": None, "num_seeds": 1} for name in classical}}
 
 
 def compare(
@@ -31,7 +29,7 @@ def compare(
     train_problem: AbstractProblem,
 ) -> dict[str, Any]:
     """Trains an optimizer, or tunes a classical one for every mark on other seeds, and runs it from fresh points."""
-    protocol, name = trial.protocol, trial.cell
+    p, name = trial.protocol, trial.cell
     tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(shared_seed(trial)), 1))
     if training is not None:
         optimizer, told = train(training, train_problem, trial.seed, trial.folder)
@@ -39,21 +37,17 @@ def compare(
         optimizers, at, out = {name: optimizer}, dict.fromkeys(marks, name), {"training": told}
     else:
         make, grid = CLASSICAL[name]
-        tuning_key = jax.random.fold_in(tuning_key, protocol.classical.index(name))
-        seeds = protocol.tuning_seeds
-        tuning = tune(problem, make, grid, num_steps=max(marks), marks=marks, num_seeds=seeds, key=tuning_key)
+        tuning_key = jax.random.fold_in(tuning_key, p.classical.index(name))
+        how: dict[str, Any] = {"num_steps": max(marks), "marks": marks, "num_seeds": p.tuning_seeds, "key": tuning_key}
+        tuning = tune(problem, make, grid, **how)
         rates = {mark: tuning.best(mark)["learning_rate"] for mark in marks}
         optimizers = {f"{name} {rate:g}": make(rate) for rate in sorted(set(rates.values()))}
         at = {mark: f"{name} {rate:g}" for mark, rate in rates.items()}
         edges = [mark for mark in marks if tuning.at_edge(mark)]
         out = {"tuning": {"grid": list(grid["learning_rate"]), "best": rates, "best_at_edge_of_grid": edges}}
-    found = evaluate(problem, optimizers, num_steps=max(marks), num_seeds=protocol.num_seeds, key=key)
-    return {
-        **out,
-        "ln_loss": {mark: found.curves[at[mark]].log_loss(mark) for mark in marks},  # mean over seeds, min, max
-        "optimizers": found.to_json()["optimizers"],
-        "steps": found.to_json()["steps"],
-    }
+    found = evaluate(problem, optimizers, num_steps=max(marks), num_seeds=p.num_seeds, key=key)
+    kept = {kind: found.to_json()[kind] for kind in ("optimizers", "steps")}
+    return {**out, "ln_loss": {mark: found.curves[at[mark]].log_loss(mark) for mark in marks}, **kept}  # mean, min, max
 
 
 def summarize(results: Results) -> Metrics:
@@ -75,26 +69,22 @@ def summarize(results: Results) -> Metrics:
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
-    rows = {
-        name: {
-            **{f"{int(mark):,} steps": _text(numbers) for mark, numbers in entry["log_loss"].items()},
-            "ms/step": 1e3 * entry["seconds_per_step"],
-        }
-        for name, entry in metrics["optimizers"].items()
-    }
+    def text(numbers: Sequence[float | None]) -> str:
+        return "diverged" if None in numbers else "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
+
+    rows = {}
+    for name, entry in metrics["optimizers"].items():
+        losses = {f"{int(mark):,} steps": text(numbers) for mark, numbers in entry["log_loss"].items()}
+        rows[name] = {**losses, "ms/step": 1e3 * entry["seconds_per_step"]}
     return {"ln loss, mean over seeds [min, max]; cost of a step": rows}
 
 
-def _text(numbers: Sequence[float | None]) -> str:
-    return "diverged" if None in numbers else "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
-
-
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    del results
     curves = {n: (metrics["steps"], [y for y, _, _ in e["curve"]]) for n, e in metrics["optimizers"].items()}
     return {"comparison": lines({"mean over seeds": curves}, ("steps", "ln loss"), log="x")}
 
 
+@measured
 def margin(metrics: Metrics, index: int, name: str, rivals: Sequence[str]) -> float | None:
     """By how much an optimizer is below the best of its rivals at a mark, in ln loss; negative where it is above."""
     row = metrics["ln_loss"][str(metrics["marks"][index])]

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any
 
 from ... import catalogue
-from .._claims import Metrics, Value, above, below, claims
-from .._recipe import Recipe, Trial
+from .. import Metrics, Recipe, Trial, above, below, claims, measured
 from .._training import Training
 from . import _common as common
 
@@ -30,16 +29,13 @@ def measure(trial: Trial, training: dict[str, Any] | None) -> dict[str, Any]:
     return common.compare(trial, problem, (trial.protocol.horizon, trial.protocol.long_horizon), training, problem)
 
 
-def _margin(index: int) -> Value:
+@measured
+def _margin(metrics: Metrics, index: int) -> float | None:
     """The smallest margin over the trainings at a mark."""
-
-    def value(metrics: Metrics) -> float | None:
-        ours = [name for name in metrics["ln_loss"][str(metrics["marks"][0])] if name not in metrics["tuning"]]
-        found = [common.margin(metrics, index, name, list(metrics["tuning"])) for name in ours]
-        known = [margin for margin in found if margin is not None]
-        return min(known) if len(known) == len(found) else None
-
-    return value
+    rivals = list(metrics["tuning"])
+    ours = [name for name in metrics["ln_loss"][str(metrics["marks"][0])] if name not in rivals]
+    found = [common.margin(index, name, rivals)(metrics) for name in ours]
+    return None if None in found else min(found)
 
 
 def _cost(metrics: Metrics) -> float | None:

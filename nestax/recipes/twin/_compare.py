@@ -1,4 +1,4 @@
-"""Shared parts of the comparisons of learned with classical game optimizers: games, tuning, training, summaries."""
+"""Shared parts of the comparisons of learned with classical game optimizers: training, tuning, runs, summaries."""
 
 import dataclasses
 import math
@@ -17,8 +17,24 @@ from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ...evaluation import GameRuns
 from ...measures import cost_at, first_below, success_rates, tail
-from .._recipe import Trial
+from .. import Trial, lines
 from ._seesaw import for_run, settings
+
+NAMES = {
+    "gda": "GDA",
+    "alternating-gda": "GDA in turns",
+    "ogda": "OGDA",
+    "extragradient": "extragradient",
+    "anchoring": "GDA with anchoring",
+    "k-beam": "K-beam, K = 5",
+    "halpern": "Halpern",
+    "swap": "swap rule, no learning",
+    "twin": "TwinLSTM",
+    "krylov": "TwinKrylov",
+    "safe-krylov": "TwinKrylov, safeguarded",
+    "published": "Twin-L2O, released variant",
+    "safe-published": "Twin-L2O, safeguarded",
+}
 
 
 def draw(make: Callable[..., AbstractProblem], num: int, seed: int) -> AbstractProblem:
@@ -33,19 +49,53 @@ def thin(values: tuple[float, ...], num: int | None) -> tuple[float, ...]:
     return tuple(values[round(i * (len(values) - 1) / max(num - 1, 1))] for i in range(num))
 
 
-def tuned(
-    make: Callable[..., Any],
-    grid: Mapping[str, tuple[float, ...]],
-    games: AbstractProblem,
-    num_points: int | None,
-    *,
+def contest(
+    make_game: Callable[..., AbstractProblem],
+    contestant: AbstractOptimizer | tuple[Callable[..., AbstractOptimizer], Mapping[str, tuple[float, ...]]],
+    tolerances: tuple[float, ...],
     seed: int,
-    **how: Any,
-) -> tuple[AbstractOptimizer, dict[str, Any]]:
-    """The optimizer at the best point of a thinned grid on validation games, and the record of the search."""
-    points = {name: thin(values, num_points) for name, values in grid.items()}
-    found = evaluation.tune(Instances(games), make, points, key=jax.random.key(seed), **how)
-    return make(**found.best()), {"best": found.best(), "at_edge": list(found.at_edge())}
+    *,
+    num_games: tuple[int, int],  # for tests and for validation
+    num_points: int | None,  # of the grid, per hyperparameter; `None`: all
+    num_steps: int,
+    num_starts: int,
+    **tuning: Any,
+) -> dict[str, Any]:
+    """An optimizer, or one with hyperparameters that are tuned on validation games, on test games, in float64.
+
+    Its runs, summarized; the wall-clock of a step of a single one; the record of the search.
+    """
+    with jax.enable_x64(True):
+        if isinstance(contestant, tuple):
+            make, grid = contestant
+            points = {name: thin(values, num_points) for name, values in grid.items()}
+            validation, key = Instances(draw(make_game, num_games[1], seed + 1)), jax.random.key(seed + 2)
+            found = evaluation.tune(validation, make, points, key=key, num_steps=num_steps, **tuning)
+            optimizer = make(**found.best())
+            record = {"tuned": {"best": found.best(), "at_edge": list(found.at_edge())}}
+        else:
+            optimizer, record = contestant, {}
+        games, key = draw(make_game, num_games[0], seed), jax.random.key(seed + 3)
+        optimizer = for_run(optimizer, num_steps)
+        runs = evaluation.run_games(games, optimizer, key=key, num_steps=num_steps, num_starts=num_starts)
+        one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)
+        seconds = evaluation.seconds_per_step(one, optimizer, key)
+        return {**summarize(runs, tolerances), "seconds_per_step": seconds, **record}
+
+
+def krylov_training(
+    unroll: int, epochs: int, num_tasks: int, validation: meta.Validation, rate: float = 1e-3, alpha: float = 0.0
+) -> dict[str, Any]:
+    """The settings of a training of `TwinKrylov`, one unroll per epoch."""
+    decaying = optax.cosine_decay_schedule(rate, epochs, alpha=alpha)
+    return {
+        "schedule": ((unroll, epochs),),
+        "unroll": unroll,
+        "num_tasks": num_tasks,
+        "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
+        "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(decaying)),
+        "validation": validation,
+    }
 
 
 def trained(
@@ -56,31 +106,14 @@ def trained(
     how = settings(meta.twin_training(), (100, epochs), num_tasks, 5, num_runs=num_runs, horizon=300)
     if krylov:
         score = measures.CostToTolerance(unit="steps", arrival="first")
-        rate = optax.cosine_decay_schedule(1e-3, epochs)
-        how |= {
-            "schedule": ((40, epochs),),
-            "unroll": 40,
-            "num_tasks": max(num_tasks // 4, 1),
-            "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-            "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
-            "validation": dataclasses.replace(how["validation"], horizon=60, score=score),
-        }
+        validation = dataclasses.replace(how["validation"], horizon=60, score=score)
+        how |= krylov_training(40, epochs, max(num_tasks // 4, 1), validation)
     # the differences of gradients that TwinKrylov lives on are rough in float32
     with jax.enable_x64(krylov or jax.config.jax_enable_x64):
         optimizer = (learned.TwinKrylov if krylov else learned.TwinLSTM)(key=key)
         tasks = meta.RandomGameScale(FromSampler(sample))
         run = meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=trial.progress, **how)
     return run.optimizer
-
-
-def measure_on(
-    games: AbstractProblem, optimizer: AbstractOptimizer, tolerances: tuple[float, ...], *, seed: int, **how: Any
-) -> dict[str, Any]:
-    """Runs on test games, summarized, with the wall-clock of a step of a single run."""
-    optimizer, key = for_run(optimizer, how["num_steps"]), jax.random.key(seed)
-    runs = evaluation.run_games(games, optimizer, key=key, **how)
-    first = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)
-    return {**summarize(runs, tolerances), "seconds_per_step": evaluation.seconds_per_step(first, optimizer, key)}
 
 
 def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
@@ -107,13 +140,12 @@ def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
         out["accepted"] = np.nanmean(np.asarray(runs.info.aux.accepted))
     for tolerance in tolerances:
         reached = first_below(runs.joint, tolerance)
-        costs = {
-            "iterations": reached,
-            "gradients": cost_at(runs.num_gradients, reached),
-            "resolvents": cost_at(runs.num_resolvents, reached),
+        out["reach"][f"{tolerance:g}"] = {
+            "share": np.mean(np.isfinite(reached)),
+            "iterations": quantiles(reached),
+            "gradients": quantiles(cost_at(runs.num_gradients, reached)),
+            "resolvents": quantiles(cost_at(runs.num_resolvents, reached)),
         }
-        found = {name: quantiles(cost) for name, cost in costs.items()}
-        out["reach"][f"{tolerance:g}"] = {"share": np.mean(np.isfinite(reached)), **found}
     return out
 
 
@@ -123,9 +155,9 @@ def quantiles(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
     return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])
 
 
-def cells_of(values: list[float | None]) -> str:
+def both(values: list[float | None], form: str = ".0f", unit: float = 1.0) -> str:
     """Median and 90th percentile for a table; what is not reached is infinite."""
-    return " / ".join("∞" if v is None else f"{v:.0f}" for v in values)
+    return " / ".join("∞" if v is None else format(unit * v, form) for v in values)
 
 
 def best_of(result: dict[str, Any]) -> str:
@@ -134,9 +166,11 @@ def best_of(result: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:g}{'*' if k in tuned['at_edge'] else ''}" for k, v in tuned["best"].items())
 
 
-def curves(results: dict[str, Any]) -> dict[str, Any]:
-    """Panels for `lines`: geometric means of the distance over iterations, by family of games and method."""
-    return {
-        family: {method: (r["times"], r["geometric_mean"]) for method, r in methods.items()}
-        for family, methods in results.items()
-    }
+def distances(name: str, floor: float) -> Callable[..., dict[str, Any]]:
+    """`pictures`: geometric means of the distance over iterations, by family of games and method."""
+
+    def panel(methods: dict[str, Any]) -> dict[str, Any]:
+        return {method: (r["times"], r["geometric_mean"]) for method, r in methods.items()}
+
+    how: dict[str, Any] = {"labels": ("iterations", "distance to the saddle set, geometric mean"), "log": "xy"}
+    return lambda _, metrics: {name: lines({k: panel(v) for k, v in metrics["results"].items()}, floor=floor, **how)}

@@ -7,9 +7,7 @@ import numpy as np
 import optax
 
 from ... import meta
-from .._claims import Metrics, claims
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Trial, by_seed, claims, gather, measured, over_seeds
 from ._seesaw import cell, fixed_instances, rates, seesaw, settings, test_runs, train_twin
 
 SHARING = ("two-lstm-two-hidden", "two-lstm-share-hidden", "share-lstm-two-hidden", "share-lstm-share-hidden")
@@ -38,10 +36,9 @@ def measure(trial: Trial, recipe: str, sharing: str) -> dict[str, Any]:
     p: Protocol = trial.protocol
     if recipe == "released":
         tasks, variant = fixed_instances(p.number, p.num_tasks, trial.seed), "twin-release"
+        how = settings(meta.twin_release_training(), (50, p.release_epochs), p.num_tasks, 5, tasks=seesaw(p.number))
+        how |= {"meta_optimizer": optax.adam(p.release_rate)}
         changes: dict[str, Any] = {"hidden_sizes": p.hidden_sizes}
-        how = settings(meta.twin_release_training(), (50, p.release_epochs), p.num_tasks, 5, tasks=seesaw(p.number)) | {
-            "meta_optimizer": optax.adam(p.release_rate)
-        }
     else:
         tasks, variant, changes = seesaw(p.number), "twin", {}
         how = settings(meta.twin_training(), (100, p.default_epochs), p.num_tasks, 5, horizon=p.num_steps, num_runs=64)
@@ -51,37 +48,21 @@ def measure(trial: Trial, recipe: str, sharing: str) -> dict[str, Any]:
     return {**rates(runs), "mean_x": last[0], "mean_y": last[1]}
 
 
-def summarize(results: Results) -> Metrics:
-    return {"rows": dict(results)}
-
-
 def larger(row: dict[str, Any]) -> float | None:
     return None if None in (row["mean_x"], row["mean_y"]) else max(row["mean_x"], row["mean_y"])
 
 
-def tables(metrics: Metrics) -> dict[str, Any]:
-    def text(row: dict[str, Any]) -> str:
-        return ", ".join("inf" if row[k] is None else f"{row[k]:.2g}" for k in ("mean_x", "mean_y")) + f"; {cell(row)}"
-
-    rows = {name: {f"seed {i}": text(row) for i, row in enumerate(seeds)} for name, seeds in metrics["rows"].items()}
-    return {"Mean distances after the last step (x, y) and SR1/SR2 in percent, per seed": rows}
+def text(row: dict[str, Any]) -> str:
+    return ", ".join("inf" if row[k] is None else f"{row[k]:.2g}" for k in ("mean_x", "mean_y")) + f"; {cell(row)}"
 
 
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    panel = {name: (range(len(seeds)), [larger(row) for row in seeds]) for name, seeds in metrics["rows"].items()}
-    return {"ablation": lines({"": panel}, ("seed", "larger of both mean distances"), log="y", style="o-")}
-
-
-def worst(recipe: str, chosen: bool) -> Any:
+@measured
+def worst(metrics: Metrics, recipe: str, chosen: bool) -> Any:
     """Per mode and seed the larger of the two mean distances: of the published mode, or of the others."""
-
-    def value(metrics: Metrics) -> Any:
-        rows = {name.removeprefix(f"{recipe}, "): seeds for name, seeds in metrics["rows"].items() if recipe in name}
-        found = {name: [larger(row) for row in seeds] for name, seeds in rows.items()}
-        ours = found.pop(SHARING[0], None)
-        return ours if chosen else found or None
-
-    return value
+    rows = {name.removeprefix(f"{recipe}, "): seeds for name, seeds in metrics["rows"].items() if recipe in name}
+    found = {name: [larger(row) for row in seeds] for name, seeds in rows.items()}
+    ours = found.pop(SHARING[0], None)
+    return ours if chosen else found or None
 
 
 def small(values: list[float | None]) -> bool:
@@ -89,7 +70,7 @@ def small(values: list[float | None]) -> bool:
 
 
 def none_small(value: dict[str, list[float | None]]) -> bool:
-    return not any(small(values) for values in value.values())
+    return not any(map(small, value.values()))
 
 
 CLAIMS = claims(
@@ -126,8 +107,8 @@ RECIPE = Recipe(
         for mode in protocol.modes
     },
     measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
+    summarize=gather("rows"),
+    tables=by_seed("Mean distances after the last step (x, y) and SR1/SR2 in percent, per seed", text),
+    pictures=over_seeds("ablation", "larger of both mean distances", larger, log="y"),
     claims=CLAIMS,
 )

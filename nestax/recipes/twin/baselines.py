@@ -4,25 +4,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from ... import catalogue, evaluation, problems
 from ..._problem import AbstractProblem
-from .._claims import Metrics, Value, at, below, claims, first_is_least, values
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
-from ._compare import best_of, cells_of, curves, draw, measure_on, trained, tuned
-
-
-def _range_1(key):
-    intervals = catalogue.SEESAW_RANGES[1]
-    return problems.Seesaw.random(key, a=intervals["a"], b=intervals["b"])
-
+from .. import Metrics, Recipe, Trial, at, below, claims, first_is_least, gather, measured, values
+from ._compare import NAMES, best_of, both, contest, distances, trained
 
 GAMES: dict[str, Callable[..., AbstractProblem]] = {
     "rotated saddle": problems.RotatedSaddle.random,
     "matrix game": problems.BilinearGame.random,
-    "seesaw": _range_1,
+    "seesaw": lambda key: problems.Seesaw.random(key, **catalogue.SEESAW_RANGES[1]),
 }
 """The families of figures 2 and A5: 1 + 1 dimensions but for the 5 × 5 matrix game."""
 
@@ -60,51 +50,24 @@ def cells(p: Protocol) -> dict[str, dict[str, Any]]:
 
 
 def measure(trial: Trial, game: str, method: str) -> dict[str, Any]:
-    """Tuned or trained on games of the family, and tested on others, in float64."""
+    """Tuned or trained on games of the family, and tested on others."""
     p: Protocol = trial.protocol
-    test_seed = 1_000 + 100 * trial.run_seed + 10 * p.games.index(game)
-    record, make = {}, GAMES[game]
-    learned_one = None
+    contestant: Any = evaluation.CLASSICAL_FOR_GAMES.get(method)
     if method in p.learned:
         sizes = (p.epochs, p.num_tasks, p.validation_runs)
-        learned_one = trained(trial, method, make, trial.run_seed + trial.repetition, *sizes, trial.folder)
-    with jax.enable_x64(True):
-        if learned_one is None:
-            validation = draw(make, p.validation_instances, test_seed + 1)
-            how = {"num_steps": p.num_steps, "num_seeds": p.validation_starts, "seed": test_seed + 2}
-            optimizer, record = tuned(*evaluation.CLASSICAL_FOR_GAMES[method], validation, p.grid_points, **how)
-        else:
-            optimizer = learned_one
-        games = draw(make, p.num_instances, test_seed)
-        how = {"num_steps": p.num_steps, "num_starts": p.num_starts, "seed": test_seed + 3}
-        return {**measure_on(games, optimizer, TOLERANCES, **how), **({"tuned": record} if record else {})}
+        contestant = trained(trial, method, GAMES[game], trial.run_seed + trial.repetition, *sizes, trial.folder)
+    how = {"num_points": p.grid_points, "num_steps": p.num_steps, "num_starts": p.num_starts}
+    how |= {"num_games": (p.num_instances, p.validation_instances), "num_seeds": p.validation_starts}
+    return contest(GAMES[game], contestant, TOLERANCES, 1_000 + 100 * trial.run_seed + 10 * p.games.index(game), **how)
 
 
-def summarize(results: Results) -> Metrics:
+def median(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Of several trainings, the one with the median distance at the end (of two the worse)."""
-
-    def median(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-        if len(seeds) == 1 and "tuned" in seeds[0]:
-            return seeds[0]
-        end = "tail_geometric_mean"
-        ordered = sorted(seeds, key=lambda one: float("inf") if one[end] is None else one[end])
-        return ordered[len(ordered) // 2] | {"all_tails": [one[end] for one in ordered]}
-
-    return {"results": results.nested(median)}
-
-
-NAMES = {
-    "gda": "GDA",
-    "alternating-gda": "GDA in turns",
-    "ogda": "OGDA",
-    "extragradient": "extragradient",
-    "anchoring": "GDA with anchoring",
-    "k-beam": "K-beam, K = 5",
-    "halpern": "Halpern",
-    "swap": "swap rule, no learning",
-    "twin": "TwinLSTM",
-    "krylov": "TwinKrylov",
-}
+    if len(seeds) == 1 and "tuned" in seeds[0]:
+        return seeds[0]
+    end = "tail_geometric_mean"
+    ordered = sorted(seeds, key=lambda one: float("inf") if one[end] is None else one[end])
+    return ordered[len(ordered) // 2] | {"all_tails": [one[end] for one in ordered]}
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -114,10 +77,9 @@ def tables(metrics: Metrics) -> dict[str, Any]:
             "distance at the end, geometric mean": result.get("all_tails", [result["tail_geometric_mean"]]),
             "mean": "∞" if result["tail_mean"] is None else result["tail_mean"],
             **{name.upper(): "{rate:g} {interval}".format(**result[name]) for name in ("sr1", "sr2")},
-            "steps to 0.01": cells_of(near["iterations"]),
-            "to 1e-6": cells_of(precise["iterations"]),
-            "gradients to 1e-6": cells_of(precise["gradients"]),
-            "resolvents to 1e-6": cells_of(precise["resolvents"]),
+            "steps to 0.01": both(near["iterations"]),
+            "to 1e-6": both(precise["iterations"]),
+            **{f"{cost} to 1e-6": both(precise[cost]) for cost in ("gradients", "resolvents")},
             "µs/step": 1e6 * result["seconds_per_step"],
             "tuned": best_of(result),
         }
@@ -130,27 +92,21 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    labels = ("iterations", "distance to the saddle set, geometric mean")
-    return {"baselines": lines(curves(metrics["results"]), labels, log="xy", floor=1e-12)}
-
-
-def tails(game: str, ours: str, *others: str) -> Value:
+@measured
+def tails(metrics: Metrics, game: str, ours: str, *others: str) -> list[float | None]:
     """The distance at the end of one method, and the smallest of the others that were run."""
-
-    def value(metrics: Metrics) -> list[float | None]:
-        found = {method: r["tail_geometric_mean"] for method, r in metrics["results"][game].items()}
-        rivals = [found[name] for name in others if (name, game) != ("halpern", "seesaw")]
-        return [found[ours], min((v for v in rivals if v is not None), default=None)]
-
-    return value
+    found = {method: r["tail_geometric_mean"] for method, r in metrics["results"][game].items()}
+    rivals = [found[name] for name in others if (name, game) != ("halpern", "seesaw")]
+    return [found[ours], min((v for v in rivals if v is not None), default=None)]
 
 
-def gradients(*methods: str) -> Value:
+@measured
+def gradients(metrics: Metrics, *methods: str) -> list[float | None]:
     """Gradients until the distance stays below 1e-6 on the rotated saddle, medians over runs; `None` is never."""
-    return lambda m: [m["results"]["rotated saddle"][name]["reach"]["1e-06"]["gradients"][0] for name in methods]
+    return [metrics["results"]["rotated saddle"][name]["reach"]["1e-06"]["gradients"][0] for name in methods]
 
 
+GDA = [at("results", "seesaw", name, "sr1", "rate") for name in ("gda", "alternating-gda")]
 CLAIMS = claims(
     """
     B1 | published | On the rotated saddle OGDA is the fastest of gradient descent-ascent, OGDA, anchoring and K-beam.
@@ -179,11 +135,7 @@ CLAIMS = claims(
         "B4": (tails("matrix game", "krylov", *CLASSICAL), first_is_least(), [0.1, 1e-9]),
         "B5": (tails("seesaw", "twin", *CLASSICAL), first_is_least(10, strictly=False), [1e-9, 5e-9]),
         "B6": (tails("seesaw", "twin", "swap"), first_is_least(), [1e-3, 1e-9]),
-        "B7": (
-            values(*(at("results", "seesaw", name, "sr1", "rate") for name in ("gda", "alternating-gda"))),
-            below(5),
-            [0.0, 50.0],
-        ),
+        "B7": (values(*GDA), below(5), [0.0, 50.0]),
     },
 )
 
@@ -193,14 +145,14 @@ RECIPE = Recipe(
     source="Shen, Chen, Heaton, Chen, Liu, Yin, Wang 2021 (ICLR), figures 2 and A5",
     scales={
         "smoke": Protocol(
-            games=("seesaw",),
-            classical=("swap",),
-            learned=("twin",),
-            num_instances=2,
-            num_starts=1,
-            num_steps=5,
-            validation_instances=2,
-            validation_starts=1,
+            ("seesaw",),
+            ("swap",),
+            ("twin",),
+            2,
+            1,
+            5,
+            2,
+            1,
             grid_points=2,
             epochs=1,
             num_tasks=2,
@@ -213,9 +165,9 @@ RECIPE = Recipe(
     axes=("classical", "learned", "seeds"),
     cells=cells,
     measure=measure,
-    summarize=summarize,
+    summarize=gather("results", median),
     tables=tables,
-    pictures=pictures,
+    pictures=distances("baselines", floor=1e-12),
     digits=5,
     claims=CLAIMS,
 )

@@ -1,11 +1,12 @@
 """Past Seesaw: matrix games and quadratic games of up to 20 coordinates a side, counted in gradient evaluations."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from ... import evaluation, learned, measures, meta
 from ..._family import FromSampler, Instances
@@ -13,11 +14,9 @@ from ..._optimizer import AbstractOptimizer
 from ...evaluation import CLASSICAL_FOR_GAMES, run_games
 from ...optimizers import Extragradient
 from ...problems import BilinearGame
-from .._claims import Metrics, Value, claims
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Results, Trial, claims, first, gather, lines, measured
 from ._beyond_games import evaluations, random_game, random_quadratic_game
-from ._compare import quantiles
+from ._compare import krylov_training, quantiles
 from ._seesaw import settings, train_twin
 
 
@@ -43,11 +42,12 @@ class Protocol:
     twin_epochs: int = 60  # of `TwinLSTM` by the default recipe, on 5 x 5 matrix games at the seen scale; 0: left out
 
 
-_DRAWS = {
-    "matrix-5-seen": lambda k: BilinearGame.random(k),
-    "matrix-5-unseen": lambda k: BilinearGame.random(k, entries=(-8.0, 8.0), density=1.0),
-    "matrix-20-seen": lambda k: BilinearGame.random(k, rows=20, columns=20),
-    "matrix-20-unseen": lambda k: BilinearGame.random(k, rows=20, columns=20, entries=(-8.0, 8.0), density=1.0),
+_BIG, _UNSEEN = {"rows": 20, "columns": 20}, {"entries": (-8.0, 8.0), "density": 1.0}
+_DRAWS: dict[str, Callable[..., Any]] = {
+    "matrix-5-seen": BilinearGame.random,
+    "matrix-5-unseen": functools.partial(BilinearGame.random, **_UNSEEN),
+    "matrix-20-seen": functools.partial(BilinearGame.random, **_BIG),
+    "matrix-20-unseen": functools.partial(BilinearGame.random, **_BIG, **_UNSEEN),
     "quadratic": random_quadratic_game,
 }
 
@@ -85,17 +85,14 @@ def measure(trial: Trial, game: str, method: str, memory: int = 0, s: int | None
     base = jax.random.fold_in(jax.random.key(5_000 + trial.run_seed), list(_DRAWS).index(game))
     tuning_key, tuning_start, test_key, test_start = jax.random.split(base, 4)
     draw = jax.vmap(_DRAWS[game])
-    out, steps = {}, p.learned_steps
     if method in CONTESTANTS:
         (make, grid), steps = CONTESTANTS[method], p.num_steps
-        games, score = (
-            Instances(draw(jax.random.split(tuning_key, p.tuning_games))),
-            measures.CostToTolerance(tolerance=p.tolerance, unit="steps"),
-        )
+        games = Instances(draw(jax.random.split(tuning_key, p.tuning_games)))
+        score = measures.CostToTolerance(tolerance=p.tolerance, unit="steps")
         search = evaluation.tune(games, make, grid, num_steps=steps, key=tuning_start, score=score, batch_size=2)
         optimizer, out = make(**search.best()), {"hyperparameters": search.best(), "at_edge": list(search.at_edge())}
     else:
-        optimizer = learn(trial, method, memory, s)
+        optimizer, steps, out = learn(trial, method, memory, s), p.learned_steps, {}
     tests = draw(jax.random.split(test_key, p.num_games))
     counts = evaluations(run_games(tests, optimizer, num_steps=steps, key=test_start), p.tolerance)
     median, ninety = quantiles(counts)
@@ -104,38 +101,25 @@ def measure(trial: Trial, game: str, method: str, memory: int = 0, s: int | None
 
 def learn(trial: Trial, method: str, memory: int, s: int | None) -> AbstractOptimizer:
     """Trained once for all families; `TwinKrylov` without a seed is untrained."""
-    p, seed = trial.protocol, trial.run_seed
+    p, seed, progress = trial.protocol, trial.run_seed, trial.progress
     score = measures.CostToTolerance(tolerance=p.tolerance, unit="steps", arrival="first")
     if method == "TwinLSTM":
         how = settings(meta.twin_training(), (100, p.twin_epochs), 128, 10, score=score, num_runs=64)
         tasks = FromSampler(BilinearGame.random)
-        return trial.once(method, lambda folder: train_twin("twin", tasks, seed, how, folder, trial.progress).optimizer)
+        return trial.once(method, lambda folder: train_twin("twin", tasks, seed, how, folder, progress).optimizer)
     key = jax.random.key(seed + (s or 0))
     optimizer = learned.TwinKrylov(memory=memory, key=key)
     if s is None:
         return optimizer
-    training = Instances.draw(FromSampler(random_game), p.training_games, jax.random.key(3_000 + seed))
-    held_out = Instances.draw(FromSampler(random_game), p.validation_games, jax.random.key(4_000 + seed))
-    rate = optax.cosine_decay_schedule(p.learning_rate, p.epochs, alpha=0.05)
-    validation = meta.Validation(
-        every=min(10, p.epochs), horizon=4 * p.unroll, num_runs=p.validation_games, score=score, tasks=held_out
+    training, held_out = (
+        Instances.draw(FromSampler(random_game), num, jax.random.key(base + seed))
+        for num, base in ((p.training_games, 3_000), (p.validation_games, 4_000))
     )
-    how = {
-        "schedule": ((p.unroll, p.epochs),),
-        "unroll": p.unroll,
-        "num_tasks": p.num_tasks,
-        "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
-        "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-        "validation": validation,
-        "progress": trial.progress,
-    }
-    return trial.once(
-        method, lambda folder: meta.train(optimizer, training, key=key, run=folder, resume=True, **how).optimizer
-    )
-
-
-def summarize(results: Results) -> Metrics:
-    return {"families": results.nested(lambda seeds: seeds[0])}
+    where: dict[str, Any] = {"horizon": 4 * p.unroll, "num_runs": p.validation_games, "tasks": held_out}
+    validation = meta.Validation(every=min(10, p.epochs), score=score, **where)
+    how = krylov_training(p.unroll, p.epochs, p.num_tasks, validation, p.learning_rate, alpha=0.05)
+    how |= {"key": key, "resume": True, "progress": progress}
+    return trial.once(method, lambda folder: meta.train(optimizer, training, run=folder, **how).optimizer)
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -155,26 +139,21 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     return {"beyond": lines({"": panel}, ("", "median of gradient evaluations"), log="y", style="o-")}
 
 
-def trained_rows(family: dict[str, Any], memory: int) -> list[dict[str, Any]]:
-    return [row for name, row in family.items() if name.startswith(f"TwinKrylov, memory {memory}, seed")]
+def worst(family: dict[str, Any], memory: int, quantile: str) -> Any:
+    """Of the trainings of the learned optimizer; `None` is never."""
+    seeds = [row[quantile] for name, row in family.items() if name.startswith(f"TwinKrylov, memory {memory}, seed")]
+    return None if None in seeds else sorted(seeds)[-1]
 
 
-def against(memory: int) -> Value:
+@measured
+def against(metrics: Metrics, memory: int) -> dict[str, dict[str, Any]]:
     """Per family and quantile: [worst seed of the learned optimizer, best classical method]; `None` is never."""
-
-    def value(metrics: Metrics) -> dict[str, dict[str, Any]] | None:
-        out: dict[str, dict[str, Any]] = {}
-        for name, family in metrics["families"].items():
-            rows, out[name] = trained_rows(family, memory), {}
-            if not rows:
-                return None
-            for quantile in ("median", "ninety"):
-                ours = [row[quantile] for row in rows]
-                theirs = [family[m][quantile] for m in CONTESTANTS if m in family and family[m][quantile] is not None]
-                out[name][quantile] = [None if None in ours else max(ours), min(theirs, default=None)]
-        return out
-
-    return value
+    out: dict[str, dict[str, Any]] = {name: {} for name in metrics["families"]}
+    for name, family in metrics["families"].items():
+        for quantile in ("median", "ninety"):
+            theirs = [family[m][quantile] for m in CONTESTANTS if m in family and family[m][quantile] is not None]
+            out[name][quantile] = [worst(family, memory, quantile), min(theirs, default=None)]
+    return out
 
 
 def fewer(value: dict[str, dict[str, Any]]) -> bool:
@@ -184,12 +163,9 @@ def fewer(value: dict[str, dict[str, Any]]) -> bool:
 
 def gain(metrics: Metrics) -> dict[str, Any]:
     """Per family: [median of the worst seed with memory 40, of the untrained one]."""
-    out: dict[str, Any] = {}
-    for name, family in metrics["families"].items():
-        ours = [row["median"] for row in trained_rows(family, 40)]
-        pair = [None if None in ours else max(ours), family["TwinKrylov, memory 40, untrained"]["median"]]
-        out[name] = None if None in pair else pair
-    return out
+    untrained = "TwinKrylov, memory 40, untrained"
+    pairs = {name: [worst(f, 40, "median"), f[untrained]["median"]] for name, f in metrics["families"].items()}
+    return {name: None if None in pair else pair for name, pair in pairs.items()}
 
 
 def solved_by_twin(metrics: Metrics) -> dict[str, Any]:
@@ -227,29 +203,14 @@ RECIPE = Recipe(
     title="Learned minimax optimizers on matrix games and quadratic games of up to 20 coordinates a side",
     source="none; past Shen et al. 2021",
     scales={
-        "smoke": Protocol(
-            families=("matrix-5-seen",),
-            classical=("OGDA",),
-            num_games=2,
-            tuning_games=2,
-            num_steps=5,
-            learned_steps=5,
-            memories=(40,),
-            seeds=1,
-            epochs=1,
-            unroll=2,
-            num_tasks=2,
-            training_games=2,
-            validation_games=2,
-            twin_epochs=0,
-        ),
+        "smoke": Protocol(("matrix-5-seen",), ("OGDA",), 2, 2, 5, 5, 1e-4, (40,), 1, 1, 2, 2, 2, 2, twin_epochs=0),
         "laptop": Protocol(),
         "paper": Protocol(num_games=500, tuning_games=128, seeds=8, epochs=400),
     },
     axes=("families", "classical", "memories", "seeds"),
     cells=cells,
     measure=measure,
-    summarize=summarize,
+    summarize=gather("families", first),
     tables=tables,
     pictures=pictures,
     x64=True,

@@ -7,9 +7,7 @@ import numpy as np
 import optax
 
 from ... import measures, meta
-from .._claims import Metrics, at_least, below, claims
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Trial, at_least, below, by_seed, claims, gather, measured, over_seeds
 from ._seesaw import cell, fixed_instances, rates, seesaw, settings, test_runs, train_twin
 
 _OWN, _LITERAL = meta.ObjectiveReward(own_variable=True), meta.ObjectiveReward(own_variable=False)
@@ -65,8 +63,8 @@ def measure(trial: Trial, variant: str) -> dict[str, Any]:
     """One variant, trained, with the selected and with the last weights."""
     p: Protocol = trial.protocol
     objective, changes = VARIANTS[variant]
-    score = measures.SuccessRate()
-    validation: dict[str, Any] = {"horizon": p.num_steps, "num_runs": 64, "score": score, "tasks": seesaw(p.number)}
+    validation: dict[str, Any] = {"horizon": p.num_steps, "num_runs": 64, "score": measures.SuccessRate()}
+    validation["tasks"] = seesaw(p.number)
     how = settings(meta.twin_paper_training(), (p.horizon, p.epochs), p.num_tasks, 10, **validation)
     how |= {"unroll": p.unroll, "meta_loss": objective, "meta_optimizer": optax.adam(p.learning_rate)}
     tasks = fixed_instances(p.number, p.num_tasks, trial.seed)
@@ -83,30 +81,18 @@ def tested(optimizer: Any, protocol: Protocol, seed: int) -> dict[str, Any]:
     return {**rates(runs), "median_tail": np.median(np.where(np.isfinite(end), end, np.inf).mean(axis=-1))}
 
 
-def summarize(results: Results) -> Metrics:
-    return {"rows": dict(results)}
+def text(row: dict[str, Any]) -> str:
+    end = row["last"]["median_tail"]
+    return f"{cell(row['selected'])}; {cell(row['last'])} ({'inf' if end is None else f'{end:.1g}'})"
 
 
-def tables(metrics: Metrics) -> dict[str, Any]:
-    def text(row: dict[str, Any]) -> str:
-        end = row["last"]["median_tail"]
-        return f"{cell(row['selected'])}; {cell(row['last'])} ({'inf' if end is None else f'{end:.1g}'})"
-
-    rows = {name: {f"seed {i}": text(row) for i, row in enumerate(seeds)} for name, seeds in metrics["rows"].items()}
-    title = (
-        "SR1/SR2 in percent on range 1, per seed: selected by validation; after the last epoch (median tail distance)"
-    )
-    return {title: rows}
+TITLE = "SR1/SR2 in percent on range 1, per seed: selected by validation; after the last epoch (median tail distance)"
 
 
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    panel = {name: (range(len(row)), [one["selected"]["sr1"] for one in row]) for name, row in metrics["rows"].items()}
-    return {"rewards": lines({"": panel}, ("seed", "SR1 in percent"), style="o-")}
-
-
-def sr1(*names: str, which: str = "selected") -> Any:
-    """SR1 per seed, by variant; `None` if one was not run."""
-    return lambda metrics: {name: [row[which]["sr1"] for row in metrics["rows"][name]] for name in names}
+@measured
+def sr1(metrics: Metrics, *names: str, which: str = "selected") -> dict[str, list[float]]:
+    """SR1 per seed, by variant."""
+    return {name: [row[which]["sr1"] for row in metrics["rows"][name]] for name in names}
 
 
 def apart(value: dict[str, list[float]]) -> bool:
@@ -114,12 +100,7 @@ def apart(value: dict[str, list[float]]) -> bool:
     return min(better) > max(worse) + 20
 
 
-CRUTCHES = (
-    "eq. 4 own variable",
-    "own variable, detached iterates",
-    "own variable, steps bounded by 0.1",
-    "own variable, sign warm-up",
-)
+LITERAL, *CRUTCHES = list(VARIANTS)[:5]
 PAIR = ("own variable, memoryless", "eq. 38 (gradient-based), memoryless")
 CLAIMS = claims(
     """
@@ -138,7 +119,7 @@ CLAIMS = claims(
         after the last epoch, for every seed
     """,
     {
-        "A1": (sr1("eq. 4 literal"), below(50), {"eq. 4 literal": [0.0, 60.0]}),
+        "A1": (sr1(LITERAL), below(50), {"eq. 4 literal": [0.0, 60.0]}),
         "A2": (sr1(*CRUTCHES), below(50), {"eq. 4 own variable": [0.0, 60.0]}),
         "A3": (sr1(PAIR[0]), at_least(99), {PAIR[0]: [100.0, 40.0]}),
         "A4": (sr1(*PAIR), apart, {PAIR[0]: [90.0, 40.0], PAIR[1]: [30.0]}),
@@ -159,8 +140,8 @@ RECIPE = Recipe(
     axes=("variants",),
     cells=lambda protocol: {name: {"variant": name} for name in protocol.variants},
     measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
+    summarize=gather("rows"),
+    tables=by_seed(TITLE, text),
+    pictures=over_seeds("rewards", "SR1 in percent", lambda row: row["selected"]["sr1"]),
     claims=CLAIMS,
 )

@@ -14,10 +14,9 @@ from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ...guards import EnergyGuard
-from .._claims import Claim, Metrics, Value, above, at_least, below, claims, equal, first_is_least
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
-from ._compare import best_of, cells_of, curves, draw, measure_on, trained, tuned
+from .. import Recipe, Trial, first, gather
+from .._claims import Claim, Metrics, above, at_least, below, claims, equal, first_is_least, measured, values
+from ._compare import NAMES, best_of, both, contest, distances, trained
 from ._seesaw import for_run, settings, train_twin
 
 
@@ -25,11 +24,10 @@ def _seen(key):
     return problems.BilinearGame.random(key, start_bound=1.0)
 
 
-def _unseen(key):
-    return problems.BilinearGame.random(key, entries=(-8.0, 8.0), density=1.0, start_bound=1.0)
-
-
-GAMES: dict[str, Callable[..., AbstractProblem]] = {"seen": _seen, "unseen": _unseen}
+GAMES: dict[str, Callable[..., AbstractProblem]] = {
+    "seen": _seen,
+    "unseen": lambda key: problems.BilinearGame.random(key, entries=(-8.0, 8.0), density=1.0, start_bound=1.0),
+}
 """5 × 5, with entries Bern(0.5) U[-1, 1] and U[-8, 8]; both players start in U[-1, 1]."""
 
 GRID = {"alpha": (0.01, 0.1, 1.0, 10.0), "slack": (0.0, 0.1, 1.0, 10.0)}
@@ -75,67 +73,40 @@ def cells(p: Protocol) -> dict[str, dict[str, Any]]:
 
 def learn(trial: Trial, kind: str, folder: Path) -> learned.AbstractLearnedOptimizer:
     """Trained on seen games: `TwinKrylov`, or the released variant of Twin-L2O on a fixed set of them."""
-    p: Protocol = trial.protocol
+    p, seed = trial.protocol, trial.run_seed
     if kind == "krylov":
-        return trained(trial, kind, _seen, trial.run_seed, p.krylov_epochs, p.num_tasks, p.num_tasks, folder)
-    drawn = FromSampler(_seen)
+        return trained(trial, kind, _seen, seed, p.krylov_epochs, p.num_tasks, p.num_tasks, folder)
+    drawn, sizes = FromSampler(_seen), {"hidden_sizes": (p.published_hidden,) * 2}
     how = settings(meta.twin_release_training(), (50, p.published_epochs), p.num_tasks, 5, tasks=drawn)
-    tasks = Instances.draw(drawn, p.num_tasks, jax.random.fold_in(jax.random.key(trial.run_seed), 1))
-    hidden_sizes = (p.published_hidden,) * 2
-    return train_twin(
-        "twin-release-matrix", tasks, trial.run_seed, how, folder, trial.progress, hidden_sizes=hidden_sizes
-    ).optimizer
+    tasks = Instances.draw(drawn, p.num_tasks, jax.random.fold_in(jax.random.key(seed), 1))
+    return train_twin("twin-release-matrix", tasks, seed, how, folder, trial.progress, **sizes).optimizer
 
 
 def measure(trial: Trial, game: str, method: str) -> dict[str, Any]:
-    """One method, tuned on validation games of the distribution and tested on others, in float64."""
+    """One method, tuned on validation games of the distribution and tested on others."""
     p: Protocol = trial.protocol
     kind = method.removeprefix("safe-")
-    make, grid = evaluation.CLASSICAL_FOR_GAMES[method] if kind not in p.learned else (None, {})
-    optimizer, record = None, None
+    contestant: Any = evaluation.CLASSICAL_FOR_GAMES.get(method)
     if kind in p.learned:
-        optimizer = for_run(trial.once(kind, lambda folder: learn(trial, kind, folder)), p.num_steps)
-        make, grid = (Guarded(optimizer), GRID) if method != kind else (None, {})
+        contestant = for_run(trial.once(kind, lambda folder: learn(trial, kind, folder)), p.num_steps)
+        contestant = contestant if method == kind else (Guarded(contestant), GRID)
+    how: dict[str, Any] = {"num_points": p.grid_points, "num_steps": p.num_steps, "num_starts": 1, "num_seeds": 1}
+    how |= {"num_games": (p.num_games, p.validation_games), "score": steps_to_reach(TOLERANCES[0])}
     test_seed = 2_000 + 100 * trial.run_seed + 10 * list(GAMES).index(game)
-    with jax.enable_x64(True):
-        if make is not None:
-            validation, score = draw(GAMES[game], p.validation_games, test_seed + 1), steps_to_reach(TOLERANCES[0])
-            how: dict[str, Any] = {"num_steps": p.num_steps, "num_seeds": 1, "seed": test_seed + 2, "score": score}
-            optimizer, record = tuned(make, grid, validation, p.grid_points, **how)
-        assert optimizer is not None
-        games = draw(GAMES[game], p.num_games, test_seed)
-        result = measure_on(games, optimizer, TOLERANCES, seed=test_seed + 3, num_steps=p.num_steps, num_starts=1)
-    return result if record is None else {**result, "tuned": record}
-
-
-def summarize(results: Results) -> Metrics:
-    return {"results": results.nested(lambda seeds: seeds[0])}
-
-
-NAMES = {
-    "gda": "GDA",
-    "anchoring": "GDA with anchoring",
-    "ogda": "OGDA",
-    "halpern": "Halpern",
-    "published": "Twin-L2O, released variant",
-    "safe-published": "Twin-L2O, safeguarded",
-    "krylov": "TwinKrylov",
-    "safe-krylov": "TwinKrylov, safeguarded",
-}
+    return contest(GAMES[game], contestant, TOLERANCES, test_seed, **how)
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
     def row(result: dict[str, Any]) -> dict[str, Any]:
         near, precise = (result["reach"][f"{t:g}"] for t in TOLERANCES)
-        seconds = result["seconds_per_step"]
         return {
             "reach 0.02, %": 100 * near["share"],
-            **{cost: cells_of(near[cost]) for cost in ("iterations", "gradients", "resolvents")},
-            "ms": " / ".join("∞" if v is None else f"{1e3 * seconds * v:.2g}" for v in near["iterations"]),
+            **{cost: both(near[cost]) for cost in ("iterations", "gradients", "resolvents")},
+            "ms": both(near["iterations"], ".2g", 1e3 * result["seconds_per_step"]),
             "reach 1e-4, %": 100 * precise["share"],
             "diverge, %": 100 * result["diverged"],
             "accepted, %": 100 * result["accepted"] if "accepted" in result else None,
-            "µs/step": 1e6 * seconds,
+            "µs/step": 1e6 * result["seconds_per_step"],
             "tuned": best_of(result),
         }
 
@@ -148,19 +119,16 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    labels = ("iterations", "distance to the saddle set, geometric mean")
-    return {"safeguard": lines(curves(metrics["results"]), labels, log="xy", floor=1e-8)}
-
-
-def share(name: str, method: str) -> Value:
+@measured
+def share(metrics: Metrics, name: str, method: str) -> float:
     """In percent, of the runs that come to stay within 0.02."""
-    return lambda m: 100 * m["results"][name][method]["reach"]["0.02"]["share"]
+    return 100 * metrics["results"][name][method]["reach"]["0.02"]["share"]
 
 
-def reach(*methods: str, cost: str = "iterations") -> Value:
+@measured
+def reach(metrics: Metrics, *methods: str, cost: str = "iterations") -> list[float | None]:
     """The median cost of coming to stay within 0.02 on unseen games; `None` is never."""
-    return lambda m: [m["results"]["unseen"][method]["reach"]["0.02"][cost][0] for method in methods]
+    return [metrics["results"]["unseen"][method]["reach"]["0.02"][cost][0] for method in methods]
 
 
 _LESS = "budget: 50 units and 60 epochs, released 80 and 300"
@@ -212,7 +180,7 @@ CLAIMS: tuple[Claim, ...] = claims(
         "S1": (lambda m: 100 * m["results"]["unseen"]["published"]["diverged"], above(50), 10.0),
         **checks("published", ""),
         **checks("krylov", "-krylov"),
-        "S7": (lambda m: [share(name, "gda")(m) for name in GAMES], below(5), [0.0, 50.0]),
+        "S7": (values(*(share(name, "gda") for name in GAMES)), below(5), [0.0, 50.0]),
     },
 )
 
@@ -228,9 +196,9 @@ RECIPE = Recipe(
     axes=("classical", "learned"),
     cells=cells,
     measure=measure,
-    summarize=summarize,
+    summarize=gather("results", first),
     tables=tables,
-    pictures=pictures,
+    pictures=distances("safeguard", floor=1e-8),
     digits=5,
     claims=CLAIMS,
 )

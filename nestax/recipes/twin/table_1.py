@@ -7,9 +7,7 @@ import numpy as np
 
 from ... import learned, meta
 from ...optimizers import SwappedGradient
-from .._claims import Metrics, at_least, below, claims, equal
-from .._plots import lines
-from .._recipe import Recipe, Results, Trial
+from .. import Metrics, Recipe, Results, Trial, at_least, below, claims, equal, first, gather, lines, measured
 from ._seesaw import PAPER, cell, fixed_instances, rates, seesaw, settings, test_runs, train_twin
 
 
@@ -49,38 +47,37 @@ def cells(p: Protocol) -> dict[str, dict[str, Any]]:
 
 
 def measure(trial: Trial, how: str, s: int = 0, number: int | None = None, rate: float = 0.0) -> dict[str, Any]:
-    p: Protocol = trial.protocol
-    seed = trial.run_seed + s
-
-    def tested(optimizer: Any, *numbers: int) -> dict[str, Any]:
-        return {str(n): rates(test_runs(optimizer, n, p, p.test_seed)) for n in numbers}
-
+    p, seed, scores = trial.protocol, trial.run_seed + s, {}
     if how == "swap":
-        return tested(SwappedGradient(rate), *p.ranges)
-    if how == "default":
-        best, scores = default(trial, seed)
-        return {**tested(best, *p.ranges), "scores": scores}
-    assert number is not None
-    tasks = fixed_instances(number, p.num_tasks, seed)
+        optimizer: Any = SwappedGradient(rate)
+    elif how == "default":
+        optimizer, found = default(trial, seed)
+        scores = {"scores": found}
+    else:
+        assert number is not None
+        return rates(test_runs(published(trial, how, seed, number), number, p, p.test_seed))
+    return {str(n): rates(test_runs(optimizer, n, p, p.test_seed)) for n in p.ranges} | scores
+
+
+def published(trial: Trial, how: str, seed: int, number: int) -> Any:
+    """Trained on a range as in the released code, with the curriculum ("Enhanced") or without, or as in the paper."""
+    p: Protocol = trial.protocol
     if how == "paper":
         variant, preset, schedule = "twin-paper", meta.twin_paper_training(), (1_000, p.paper_epochs)
     else:
         variant, preset, schedule = "twin-release", meta.twin_release_training(), (50, p.release_epochs)
-    every = preset["validation"].every
-    training = settings(preset, schedule, p.num_tasks, every, tasks=seesaw(number))
+    training = settings(preset, schedule, p.num_tasks, preset["validation"].every, tasks=seesaw(number))
     if how == "Enhanced":
         training["curriculum"] = meta.InstanceCurriculum(growth=p.curriculum_growth)
-    return tested(train_twin(variant, tasks, seed, training, trial.folder, trial.progress).optimizer, number)[
-        str(number)
-    ]
+    tasks = fixed_instances(number, p.num_tasks, seed)
+    return train_twin(variant, tasks, seed, training, trial.folder, trial.progress).optimizer
 
 
 def default(trial: Trial, seed: int) -> tuple[Any, list[float]]:
     """The default recipe: the best of some trainings by validation, and the validation scores of all."""
     p: Protocol = trial.protocol
-    how = settings(
-        meta.twin_training(), (100, p.epochs), p.num_tasks, 10, horizon=p.num_steps, num_runs=p.validation_runs
-    )
+    validation = {"horizon": p.num_steps, "num_runs": p.validation_runs}
+    how = settings(meta.twin_training(), (100, p.epochs), p.num_tasks, 10, **validation)
     tasks = meta.RandomGameScale(seesaw(p.train_range))
     trained = [
         train_twin("twin", tasks, 100 * seed + i, how, trial.folder / f"{i}", trial.progress) for i in range(p.restarts)
@@ -89,10 +86,6 @@ def default(trial: Trial, seed: int) -> tuple[Any, list[float]]:
     best = trained[int(np.argmin(scores))].optimizer
     learned.save(trial.folder / "twin.safetensors", best)
     return best, scores
-
-
-def summarize(results: Results) -> Metrics:
-    return {"rows": results.nested(lambda seeds: seeds[0])}
 
 
 def tables(metrics: Metrics) -> dict[str, Any]:
@@ -111,16 +104,20 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     return {"table-1": lines({"": panel}, ("range", "SR1 in percent"), style="o-")}
 
 
-def of(metrics: Metrics, prefix: str) -> dict[str, dict[str, Any]]:
-    """Range: the cells of all rows whose names begin so, averaged."""
-    rows = [row for name, row in metrics["rows"].items() if name.startswith(prefix)]
-    numbers = [n for n in rows[0] if n.isdigit()]
-    return {n: {k: float(np.mean([r[n][k] for r in rows])) for k in ("sr1", "sr2")} for n in numbers}
+def rows_of(metrics: Metrics, prefix: str) -> dict[str, dict[str, Any]]:
+    """The cells, by range, of all rows whose names begin so."""
+    rows = {name: row for name, row in metrics["rows"].items() if name.startswith(prefix)}
+    return {name: {n: values for n, values in row.items() if n.isdigit()} for name, row in rows.items()}
+
+
+def mean_of(metrics: Metrics, prefix: str) -> dict[str, dict[str, float]]:
+    """Range: both rates, means over all rows whose names begin so."""
+    rows = list(rows_of(metrics, prefix).values())
+    return {n: {k: float(np.mean([row[n][k] for row in rows])) for k in ("sr1", "sr2")} for n in rows[0]}
 
 
 def default_cells(metrics: Metrics) -> list[tuple[str, str, dict[str, Any]]]:
-    rows = {name: row for name, row in metrics["rows"].items() if name.startswith("default")}
-    return [(name, n, row[n]) for name, row in rows.items() for n in row if n.isdigit()]
+    return [(name, n, values) for name, row in rows_of(metrics, "default").items() for n, values in row.items()]
 
 
 def worst_default(metrics: Metrics) -> dict[str, Any]:
@@ -130,7 +127,7 @@ def worst_default(metrics: Metrics) -> dict[str, Any]:
 
 
 def columns_below_paper(metrics: Metrics) -> dict[str, Any]:
-    found, short = of(metrics, "default"), {}
+    found, short = mean_of(metrics, "default"), {}
     for n, values in found.items():
         best = [max(row[int(n) - 1][i] for row in PAPER.values()) for i in (0, 1)]
         if values["sr1"] < best[0] or values["sr2"] < best[1]:
@@ -138,20 +135,18 @@ def columns_below_paper(metrics: Metrics) -> dict[str, Any]:
     return {"columns": len(found), "below": short}
 
 
-def gains(metrics: Metrics) -> dict[str, float]:
-    """Per range: SR1 of the released variant with the curriculum minus that without."""
-    twin, enhanced = of(metrics, "released variant, Twin"), of(metrics, "released variant, Enhanced")
-    return {n: round(enhanced[n]["sr1"] - twin[n]["sr1"], 2) for n in twin}
-
-
-def large_gains(metrics: Metrics) -> dict[str, float] | None:
-    return {n: gain for n, gain in gains(metrics).items() if n in ("3", "4", "6", "7")} or None
+@measured
+def gains(metrics: Metrics, *ranges: str) -> dict[str, float] | None:
+    """By range, of these or of all: SR1 of the released variant with the curriculum minus that without."""
+    twin, enhanced = (mean_of(metrics, f"released variant, {row}") for row in ("Twin", "Enhanced"))
+    return {n: round(enhanced[n]["sr1"] - twin[n]["sr1"], 2) for n in twin if n in ranges or not ranges} or None
 
 
 def swap_behind(metrics: Metrics) -> dict[str, Any]:
-    """Per range: mean SR1 of the default recipe over seeds, and the best SR1 of the swap rule over its rates."""
-    swaps = [row for name, row in metrics["rows"].items() if name.startswith("swap")]
-    return {n: [round(v["sr1"], 2), max(row[n]["sr1"] for row in swaps)] for n, v in of(metrics, "default").items()}
+    """By range: mean SR1 of the default recipe over seeds, and the best SR1 of the swap rule over its rates."""
+    swaps = rows_of(metrics, "swap").values()
+    ours = mean_of(metrics, "default")
+    return {n: [round(v["sr1"], 2), max(row[n]["sr1"] for row in swaps)] for n, v in ours.items()}
 
 
 CLAIMS = claims(
@@ -178,9 +173,9 @@ CLAIMS = claims(
         "T1": (worst_default, lambda value: value["worst"] >= 99.0, {"worst": 98.8}),
         "T2": (lambda m: max(row["largest"] for _, _, row in default_cells(m)), below(100), 1e3),
         "T3": (columns_below_paper, lambda value: not value["below"], {"columns": 7, "below": {"5": [97, 97]}}),
-        "T4": (lambda m: cell(of(m, "released variant, Twin")["1"]), equal("100/100"), "99/100"),
-        "T5": (gains, at_least(-2.0), {"1": 0.0, "2": -3.0}),
-        "T6": (large_gains, at_least(39.0), {"3": 38.0}),
+        "T4": (lambda m: cell(mean_of(m, "released variant, Twin")["1"]), equal("100/100"), "99/100"),
+        "T5": (gains(), at_least(-2.0), {"1": 0.0, "2": -3.0}),
+        "T6": (gains("3", "4", "6", "7"), at_least(39.0), {"3": 38.0}),
         "T7": (swap_behind, lambda value: all(ours >= swap for ours, swap in value.values()), {"1": [99.0, 100.0]}),
     },
 )
@@ -190,20 +185,7 @@ RECIPE = Recipe(
     title="Success rates of learned minimax optimizers on seven ranges of Seesaw",
     source="Shen et al. 2021, Table 1",
     scales={
-        "smoke": Protocol(
-            ranges=(1,),
-            num_instances=2,
-            num_starts=1,
-            num_steps=5,
-            seeds=1,
-            restarts=1,
-            epochs=1,
-            validation_runs=2,
-            release_seeds=0,
-            paper_ranges=(),
-            num_tasks=2,
-            swap=(0.06,),
-        ),
+        "smoke": Protocol((1,), 2, 1, 5, 1, 1, 1, 1, 2, swap=(0.06,), release_seeds=0, paper_ranges=(), num_tasks=2),
         "laptop": Protocol(),
         "paper": Protocol(
             release_seeds=3,
@@ -216,7 +198,7 @@ RECIPE = Recipe(
     axes=("seeds", "swap", "release_seeds", "paper_ranges"),
     cells=cells,
     measure=measure,
-    summarize=summarize,
+    summarize=gather("rows", first),
     tables=tables,
     pictures=pictures,
     claims=CLAIMS,
