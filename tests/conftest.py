@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+from . import compiling  # noqa: F401 (first: its flags are read when JAX starts)
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
