@@ -182,12 +182,12 @@ def main() -> int:
                     f"round {index} ({kind}): exit status {child.exitcode}, files {[p.name for p in folder.iterdir()]}"
                 )
             counts["rounds"] = index + 1
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            counts["cpu_seconds"] = round(used.ru_utime + used.ru_stime)
+            if args.json:
+                Path(args.json).write_text(json.dumps(counts, indent=2) + "\n")
             if (index + 1) % 10 == 0 or index + 1 == args.rounds:
-                used = resource.getrusage(resource.RUSAGE_CHILDREN)
-                counts["cpu_seconds"] = round(used.ru_utime + used.ru_stime)
                 print(counts, flush=True)
-                if args.json:
-                    Path(args.json).write_text(json.dumps(counts, indent=2) + "\n")
             if good:
                 shutil.rmtree(folder)
     return int(counts["wrong"] > 0)

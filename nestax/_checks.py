@@ -62,6 +62,8 @@ def scalar(value: Any, name: str = "hyperparameter") -> Float[Array, "..."]:
         raise ValueError(f"`{name}` must be a real number, got {describe(value)}.")
     if isinstance(value, float | int | np.floating | np.integer):
         value = jnp.asarray(value, float)
+    if np.size(value) == 0:
+        raise ValueError(f"`{name}` must be a number, got {describe(value)}, which is empty.")
     dtype = jnp.result_type(value)
     if jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.bool_:
         raise ValueError(f"`{name}` must be a real number, got {describe(value)}.")
@@ -71,8 +73,17 @@ def scalar(value: Any, name: str = "hyperparameter") -> Float[Array, "..."]:
     return value
 
 
+def is_array_like(value: Any) -> bool:
+    """True for numbers, flags, and arrays of them or of PRNG keys."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biufcV"  # V: bfloat16
+    return isinstance(value, int | float | complex | np.generic | jax.Array | jax.ShapeDtypeStruct)
+
+
 def _is_numeric(value: Any) -> bool:
-    return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if isinstance(value, np.ndarray | jax.Array):
+        return jnp.issubdtype(value.dtype, np.number)
+    return isinstance(value, int | float | np.number)
 
 
 def _checked(is_valid: Callable[[np.ndarray], Any], wanted: str) -> Callable[..., Float[Array, "..."]]:
@@ -97,6 +108,16 @@ contraction = _checked(lambda x: np.abs(x) < 1, "above -1 and below 1")
 def named(check: Callable[..., Any], name: str) -> Callable[[Any], Any]:
     """A check as the converter of the field `name`."""
     return functools.partial(check, name=name)
+
+
+def plain(check: Callable[..., Any], name: str) -> Callable[[Any], float]:
+    """A check as the converter of the static field `name`: the number as it was given, as a `float`."""
+
+    def convert(value: Any) -> float:
+        check(value, name)
+        return float(value)
+
+    return convert
 
 
 def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -137,6 +158,15 @@ def prng_key(value: Any, name: str = "key") -> PRNGKeyArray:
     if not typed and not raw:
         raise ValueError(f"`{name}` must be one PRNG key, such as `jax.random.key(0)`, got {describe(value)}.")
     return jnp.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def check_arrays(tree: Any, name: str) -> None:
+    """Raises `ValueError` unless all leaves of a pytree are arrays or numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not is_array_like(leaf):
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be an array or a number, got {describe(leaf)}."
+            )
 
 
 def check_finite(x: ArrayLike, name: str) -> None:

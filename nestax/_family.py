@@ -142,7 +142,7 @@ AnyFamily = AbstractProblem | AbstractFamily | Callable[[PRNGKeyArray], Abstract
 """A stand-in for a family: a problem, an `AbstractFamily`, or a function from a PRNG key to a problem."""
 
 
-def as_family(family: Any, name: str = "problem") -> AbstractFamily:
+def as_family(family: Any, name: str = "family") -> AbstractFamily:
     """A family of problems: itself, the one problem, or what a function of a PRNG key draws.
 
     **Arguments:** `family`: an `AbstractFamily`, a problem, or a function from a PRNG key to a problem. `name`: what

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._checks import check_arrays
 from ._problem import AbstractProblem, Players, Sample
 from ._tree import check_same_structure
 
@@ -35,6 +36,7 @@ def joint_gradient(
 
     **Returns** the losses, stacked to shape `(players,)`, and a tuple of gradients with the structure of `players`.
     """
+    check_arrays(sample, "sample")
     losses, pullback = jax.vjp(lambda p: evaluate_losses(problem, p, sample), players)
     field = []
     for i in range(len(players)):

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from ._checks import check_arrays
 from ._gradients import evaluate_losses
 from ._problem import AbstractProblem, Players, Sample
 
@@ -96,6 +97,9 @@ class InnerProblem(AbstractProblem):
 
     problem: AbstractProblem
     hyperparameters: PyTree
+
+    def __check_init__(self):
+        check_arrays(self.hyperparameters, "hyperparameters")
 
     def init(self, key: PRNGKeyArray) -> Players:
         return (self.problem.init(key)[1],)

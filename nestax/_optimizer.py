@@ -108,6 +108,15 @@ class AbstractOptimizer(eqx.Module):
         del state
         return ()
 
+    def exact(self) -> "AbstractOptimizer":
+        """This optimizer with a step whose derivatives are those of what it computes.
+
+        Some optimizers hold a part of their step constant, for the sake of a meta-gradient. Jacobians of a step,
+        exponents and unrolled hypergradients are of the step itself, so they take this one. By default the same with
+        all optimizers inside.
+        """
+        return exact(self, self)
+
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         """This optimizer as an Optax transformation, for any training loop.
 
@@ -117,6 +126,15 @@ class AbstractOptimizer(eqx.Module):
             f"{type(self).__name__} evaluates the problem itself, several times or at other points than the current "
             "one, so it has no Optax form, which is given gradients. Use `nestax.solve`, or its `init` and `step`."
         )
+
+
+def exact(tree: PyTree, but: AbstractOptimizer | None = None) -> PyTree:
+    """`tree`, such as a step, with the `exact` form of every optimizer in it, except `but`."""
+
+    def is_one(x: Any) -> bool:
+        return isinstance(x, AbstractOptimizer) and x is not but
+
+    return jax.tree.map(lambda x: x.exact() if is_one(x) else x, tree, is_leaf=is_one)
 
 
 class AbstractGradientOptimizer(AbstractOptimizer):

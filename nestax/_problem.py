@@ -9,9 +9,11 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._checks import check_arrays
 from ._resolvent import AbstractResolvent
 
 Players = tuple[PyTree, ...]
@@ -92,18 +94,22 @@ class AbstractMinimax(AbstractProblem):
         return payoff, -payoff
 
 
-def check_players(players: Players) -> Players:
-    """Raises `ValueError` unless `players` is a non-empty tuple of pytrees of floating-point arrays."""
+def check_players(players: Players, names: tuple[str, ...] | None = None) -> Players:
+    """Raises `ValueError` unless `players` is a non-empty tuple of pytrees of floating-point arrays.
+
+    `names`: what a message calls each of them. Default `None`: `players[0]` and so on.
+    """
     if not isinstance(players, tuple) or len(players) == 0:
         raise ValueError(
             f"`players` must be a non-empty tuple with one pytree per player, got {type(players).__name__}. "
             "For ordinary minimization of `params` pass `(params,)`."
         )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(players):
+    for path, leaf in tree_leaves_with_path(players):
         if not eqx.is_inexact_array(leaf) or jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             got = f"an array of dtype {leaf.dtype}" if eqx.is_array(leaf) else f"a {type(leaf).__name__}"
+            name = f"players{keystr(path)}" if names is None else f"{names[path[0].idx]}{keystr(path[1:])}"
             raise ValueError(
-                f"`players{jax.tree_util.keystr(path)}` must be a real floating-point array, got {got}. "
+                f"`{name}` must be a real floating-point array, got {got}. "
                 "Convert it with `jnp.asarray(x, float)`, or keep it in the problem if it is not optimized."
             )
     if not jax.tree.leaves(players):
@@ -112,7 +118,8 @@ def check_players(players: Players) -> Players:
 
 
 def check_sample(problem: AbstractProblem, sample: Sample) -> None:
-    """Raises `ValueError` if there is no sample of a problem that draws some."""
+    """Raises `ValueError` if there is no sample of a problem that draws some, or one that is not made of arrays."""
+    check_arrays(sample, "sample")
     if sample is not None or isinstance(problem, AbstractDeterministicProblem):
         return
     if jax.tree.leaves(jax.eval_shape(lambda key: problem.samples(key, 1), jax.random.key(0))):

@@ -27,6 +27,7 @@ from ._checks import describe, is_concrete, unknown_name
 
 Test = Callable[[Any], bool]
 _ANY: Test = lambda value: True  # noqa: E731
+_KEYS = typing.get_args(PRNGKeyArray)
 _ARRAY = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -57,7 +58,8 @@ def checked(
     # What was measured may be NaN: measures take it, and objects that are returned hold it. Objects that are arguments
     # have an abstract base class.
     returned = owner is not None and not any(c.__name__.startswith("Abstract") for c in owner.__mro__)
-    measured = function.__module__.startswith(("nestax.measures", "nestax._")) or returned
+    all_measured = returned or function.__module__.startswith("nestax._")
+    some_measured = function.__module__.startswith(("nestax.measures", "nestax.evaluation"))
 
     @functools.cache  # at the first call, so that an import pays nothing
     def tests() -> tuple[inspect.Signature, dict[str, tuple[Test, Any]]]:
@@ -79,6 +81,7 @@ def checked(
             if name in by_name:
                 test, wanted = by_name[name]
                 free = test is _ANY  # a pytree of the user's, of which names say nothing
+                measured = all_measured or (some_measured and name in _MEASURED)
                 wanted = wanted if not test(value) else None if free else _wrong_value(name, value, measured)
                 if wanted:
                     error = ValueError(f"{title}: `{name}` must be {wanted}, got {_describe(value)}.")
@@ -92,9 +95,10 @@ def checked(
 
 _COUNTS = ("num_", "max_", "_steps", "_size", "_every")
 _COUNT_NAMES = {"num", "player", "seed", "tokens", "width", "length", "window", "rank", "every", "horizon", "unroll"}
-_COUNT_NAMES |= {"resolution", "columns", "dim"}
+_COUNT_NAMES |= {"resolution", "columns", "dim", "stride", "size", "epochs", "transient", "dimension", "order", "step"}
 _NONNEGATIVE = {"tolerance", "rtol", "atol", "eps", "std", "std_tolerance", "inner_tolerance", "checkpoint_seconds"}
-_NONNEGATIVE |= {"accuracy", "floor", "start_bound", "growth", "slack", "bound"}
+_NONNEGATIVE |= {"accuracy", "floor", "start_bound", "growth", "slack", "bound", "threshold", "init_scale", "rcond"}
+_MEASURED = {"values", "distances", "magnitudes", "costs", "times"}
 _MAY_BE_COMPLEX = {
     "eigenvalues",
     "learning_rate",
@@ -117,6 +121,8 @@ def _wrong_value(name: str, value: Any, measured: bool) -> str | None:
         return None
     if isinstance(value, int) and abs(value) >= 2**63:
         return "a number of at most 64 bits"
+    if np.size(value) == 0 and not measured and not _has_kind(value, "i"):
+        return "not empty"
     array = np.asarray(value, np.float64)
     if not measured and np.any(np.isnan(array)):
         return "a number"
@@ -146,7 +152,8 @@ def _check_constructor(cls: type) -> None:
     if inspect.isfunction(init) and not issubclass(cls, BaseException):
         generated = dataclasses.is_dataclass(cls) and inspect.unwrap(init).__code__.co_filename == "<string>"
         # a converter may take more than its field holds, such as a learning rate for an optimizer; not so for numbers
-        types = {f.name: f.type for f in dataclasses.fields(cls) if not _converts(f)} if generated else None
+        fields = [f for f in dataclasses.fields(cls) if not _converts(f)] if dataclasses.is_dataclass(cls) else []
+        types = {f.name: f.type for f in fields if generated or "converter" in f.metadata}
         type.__setattr__(
             cls, "__init__", checked(init, cls.__name__, 1, types, cls)
         )  # past what Equinox does to methods
@@ -179,7 +186,10 @@ def _test(annotation: Any) -> tuple[Test, Any]:
     if annotation == PRNGKeyArray:
         return _is_key, "a PRNG key, such as `jax.random.key(0)`"
     if origin in (typing.Union, types.UnionType):
-        parts = [_test(part) for part in arguments]
+        if set(_KEYS) <= set(arguments):  # a key, or something else
+            parts = [_test(PRNGKeyArray), *(_test(part) for part in arguments if part not in _KEYS)]
+        else:
+            parts = [_test(part) for part in arguments]
         if any(test is _ANY for test, _ in parts):
             return _ANY, "anything"
         sentences = [wanted for _, wanted in parts]
@@ -339,15 +349,19 @@ def _container_test(container: type, arguments: tuple[Any, ...]) -> tuple[Test, 
         return (lambda value: isinstance(value, container)), f"a `{container.__name__}` object"
     fixed = issubclass(container, tuple) and arguments and Ellipsis not in arguments
     parts = [_test(a) for a in arguments if a is not Ellipsis]
+    known = parts and all(test is not _ANY for test, _ in parts)
 
     def test(value: Any) -> bool:
-        if isinstance(value, str | bytes) or not isinstance(value, container | list | tuple | set | np.ndarray):
+        if isinstance(value, np.ndarray):  # of numbers, in place of a sequence of them
+            return (
+                value.ndim == 1 and len(value) > 0 and not fixed and bool(known) and all(parts[0][0](x) for x in value)
+            )
+        if isinstance(value, str | bytes) or not isinstance(value, container | list | tuple | set):
             return isinstance(value, container) and not isinstance(value, str | bytes)
         if fixed:
             return len(value) == len(parts) and all(t(x) for (t, _), x in zip(parts, value))
         return not parts or all(parts[0][0](x) for x in value)
 
-    known = parts and all(test is not _ANY for test, _ in parts)
     return test, _Container(sentence, [wanted for _, wanted in parts]) if known else sentence
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
+from ._checks import check_arrays
+
 Carry = TypeVar("Carry")
 X = TypeVar("X")
 Info = TypeVar("Info")
@@ -220,6 +222,7 @@ def _check_carry(old, new, old_static, new_static):
 
 def count_steps(xs: PyTree, num_steps: int | None) -> int:
     """The number of steps that `xs` is for; `ValueError` where the leading axes disagree, or are empty."""
+    check_arrays(xs, "xs")
     lengths = {jnp.shape(x)[0] if jnp.ndim(x) else None for x in jax.tree.leaves(xs)}
     if None in lengths or len(lengths) > 1:
         raise ValueError(

@@ -50,7 +50,7 @@ def load_solution(path: str | PathLike[str], problem: AnyFamily, optimizer: AnyO
     header = stored.header
     if header.get("kind") != _KIND:
         raise CheckpointError(f"{path}: field 'kind' is {header.get('kind')!r}, so this is no solution.")
-    optimizer, family = as_optimizer(optimizer), as_family(problem)
+    optimizer, family = as_optimizer(optimizer), as_family(problem, "problem")
 
     def step(key) -> Any:
         return solve(family(key), optimizer, num_steps=optimizer.updates_per_step, key=key, throw=False)

@@ -19,8 +19,7 @@ from ._problem import AbstractProblem, Players, Sample, check_players
 from ._progress import progress_bar
 from ._records import CHUNK, Records, pieces, record_sizes
 from ._rollout import RESULTS, Rollout, blank, raise_failure, rollout, select
-from ._step import OptimizerStep
-from ._tree import check_same_structure
+from ._step import OptimizerStep, check_state
 
 
 class SolveRecord(dict[str, Any]):
@@ -143,7 +142,9 @@ def solve(
         if players is not None or callback is not None:
             raise ValueError("Of a family many problems are solved at once, without `players`, `state` and `callback`.")
         settings = {"num_steps": num_steps, "record_every": record_every}
-        return solve_family(solve, as_family(problem), optimizer, num_problems, prng_key(key), throw, **settings)
+        return solve_family(
+            solve, as_family(problem, "problem"), optimizer, num_problems, prng_key(key), throw, **settings
+        )
     if num_problems is not None:
         raise ValueError("`num_problems` is for families of problems; this is one problem. Leave it out.")
     updates = optimizer.updates_per_step
@@ -222,16 +223,8 @@ def start(problem, optimizer, players, state, key):
     players = check_players(_init(problem, init_key) if players is None else players)
     if state is None:
         return players, optimizer.init(problem, players, state_key), sample_key
-    fresh = eqx.filter_eval_shape(optimizer.init, problem, players, state_key)
-    try:
-        check_same_structure(eqx.filter(state, eqx.is_array), eqx.filter(fresh, _is_shape), "state")
-    except ValueError as error:
-        raise ValueError(f"This is no state of `{type(optimizer).__name__}` at these players: {error}") from None
+    check_state(state, problem, optimizer, players, state_key)
     return players, state, sample_key
-
-
-def _is_shape(x: Any) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 @eqx.filter_jit  # apart from the optimizer's part, so that all optimizers on a problem share the compilation

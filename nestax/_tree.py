@@ -76,6 +76,14 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(dot(tree, tree))
 
 
+def with_static(module: Any, **fields: Any) -> Any:
+    """A copy of an Equinox module with other values of static fields, which are not checked anew."""
+    copy = jax.tree.map(lambda x: x, module)
+    for name, value in fields.items():
+        object.__setattr__(copy, name, value)
+    return copy
+
+
 def check_same_structure(got: PyTree, expected: PyTree, name: str) -> None:
     """Raises `ValueError` unless both pytrees have the same structure, shapes and dtypes."""
     structure, wanted = jax.tree.structure(got), jax.tree.structure(expected)

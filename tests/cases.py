@@ -48,8 +48,7 @@ class Case:
     reference: Callable | None = None  # the same as a plain Optax transformation, from a float
     sweepable: bool = True  # `make` takes an array: the learning rate is a leaf
     differentiable: bool = True  # the gradient with respect to the learning rate exists
-    exact: bool = True  # the derivatives of its step are those of what it computes
-    exact_state: bool = True  # those of the next state, too; else they hold for the players alone
+    exact_state: bool = True  # the derivatives of the next state hold, too, not those of the players alone
     needs_loss: bool = False  # its Optax form compares losses: it takes `value_fn`, and must see all parameters
     holds_players: bool = False  # its state holds iterates, in the dtype of the players
     rtol: float = 1e-12  # compiled against not compiled, batched against single, in float64: rounding only
@@ -179,8 +178,7 @@ CASES = (
     Case("anchoring", nx.optimizers.Anchoring),
     Case("halpern", halpern, of=nx.optimizers.Halpern),
     # Whether a proposal is accepted jumps with the learning rate, here nowhere near `rate`.
-    # Where the players are those that it led to it has their resolvent already; next to them it jumps, to a new one.
-    Case("energy-guard", energy_guard, of=nx.guards.EnergyGuard, exact=False),
+    Case("energy-guard", energy_guard, of=nx.guards.EnergyGuard),
     # Guards are for one player, and the statistics of their decisions are constants. Which candidate is taken jumps
     # with the learning rate, here nowhere near `rate`.
     Case(
@@ -228,7 +226,6 @@ CASES = (
         "twin-krylov",
         twin_krylov,
         of=nx.learned.TwinKrylov,
-        exact=False,
         differentiable=False,
         rtol=1e-6,
         **ZERO_SUM,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_finite
 from ._fetch import DataError, fetch
 
 _BOSTON = "https://archive.ics.uci.edu/ml/machine-learning-databases/housing/housing.data"
@@ -17,6 +18,17 @@ class Regression(eqx.Module):
     inputs: Float[Array, "num features"]
     targets: Float[Array, " num"]
     name: str = eqx.field(static=True)
+
+    def __check_init__(self):
+        if jnp.ndim(self.inputs) != 2:
+            raise ValueError(f"`inputs` must have one row per example, got shape {jnp.shape(self.inputs)}.")
+        if jnp.shape(self.targets) != jnp.shape(self.inputs)[:1]:
+            raise ValueError(
+                f"`targets` must hold one number per row of `inputs`, of which there are {jnp.shape(self.inputs)[0]}, "
+                f"got shape {jnp.shape(self.targets)}."
+            )
+        check_finite(self.inputs, "inputs")
+        check_finite(self.targets, "targets")
 
     def __len__(self) -> int:
         return self.targets.shape[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 # The real part of a complex buffer is no complex-differentiable function of it, so a Jacobian in complex coordinates
 # would not exist: a complex entry counts as two real ones.
+from .._checks import describe
 
 
 def ravel_real(tree: PyTree) -> tuple[Float[Array, " dim"], Callable[[Float[Array, " dim"]], PyTree]]:
@@ -41,3 +43,11 @@ def coordinate_numbers(tree: PyTree) -> PyTree:
 
 def _is_complex(x: Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.complexfloating)
+
+
+def check_carry(carry: PyTree) -> None:
+    """Raises `ValueError` for a carry without floating-point arrays, of which there is no derivative."""
+    if not jax.tree.leaves(eqx.filter(carry, eqx.is_inexact_array)):
+        raise ValueError(
+            f"`carry` holds no floating-point arrays, so there is nothing to differentiate: {describe(carry)}."
+        )

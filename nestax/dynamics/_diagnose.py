@@ -15,7 +15,7 @@ from .._optimizer import AbstractOptimizer
 from .._problem import AbstractProblem, Players
 from .._rollout import RESULTS, AbstractStep, count_steps, rollout
 from .._storage import save_figure
-from ._coordinates import ravel_real
+from ._coordinates import check_carry, ravel_real
 from ._lyapunov import trajectory
 from ._operators import JacobianOperator, step_jacobian
 from ._plot import plot_eigenvalues
@@ -166,6 +166,7 @@ def diagnose_step(
 ) -> Diagnosis:
     """`diagnose` for any step, such as a map or a recurrent network. Arguments as for `nestax.rollout`."""
     num_steps = count_steps(xs, num_steps)
+    check_carry(carry)
     moving = eqx.filter(carry, eqx.is_inexact_array)
     flat = ravel_real(moving)[0]
     frame = random_frame(flat.size, min(num, flat.size), flat.dtype)

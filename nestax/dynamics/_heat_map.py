@@ -39,7 +39,7 @@ class Plane(eqx.Module):
         check_same_structure(self.second, self.origin, "second")
         if self.resolution < 2 or not self.low < self.high:
             raise ValueError(
-                "A plane needs `low < high` and a `resolution` of at least 2, got "
+                "`low` must be below `high`, and `resolution` at least 2, got "
                 f"{self.low}, {self.high} and {self.resolution}."
             )
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._checks import count
-from .._optimizer import AbstractOptimizer
+from .._optimizer import AbstractOptimizer, exact
 from .._problem import AbstractProblem, Players, check_players
 from .._rollout import AbstractCheckpoint, AbstractStep, Segments, count_steps, rollout
 from .._solve import stack_samples
-from .._step import OptimizerStep
-from ._coordinates import ravel_real
+from .._step import OptimizerStep, check_state
+from ._coordinates import check_carry, ravel_real
 from ._singular import AbstractSingular, by_size, random_frame
 from ._tangent import TangentStep
 
@@ -236,12 +236,13 @@ def step_exponents(
     ```
     """
     num_steps = count_steps(xs, num_steps)
+    check_carry(carry)
     dim = jax.eval_shape(lambda: _flatten(carry)[0]).size
     if not 1 <= num <= dim:
         raise ValueError(f"`num` must be between 1 and the dimension {dim}, got {num}.")
     definition = FiniteTime() if definition is None else definition
     checkpoint = Segments() if checkpoint is None else checkpoint
-    return _compute(definition, step, carry, xs, num_steps, num, checkpoint)
+    return _compute(definition, exact(step), carry, xs, num_steps, num, checkpoint)
 
 
 def lyapunov_exponents(
@@ -305,7 +306,11 @@ def trajectory(
             "pass `key=jax.random.key(0)` to fix them. (Several keys give the spread over samples.)"
         )
     state_key, sample_key = jax.random.split(jax.random.key(0) if key is None else key)
-    state = optimizer.init(problem, check_players(players), state_key) if state is None else state
+    players = check_players(players)
+    if state is None:
+        state = optimizer.init(problem, players, state_key)
+    else:
+        check_state(state, problem, optimizer, players, state_key)
     xs = stack_samples(problem, sample_key, num_steps, optimizer.samples_per_step)
     return OptimizerStep(problem, optimizer), (players, state), xs
 

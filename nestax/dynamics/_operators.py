@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._gradients import joint_gradient
+from .._optimizer import exact
 from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import AbstractStep
-from ._coordinates import coordinate_numbers, ravel_real
+from ._coordinates import check_carry, coordinate_numbers, ravel_real
 
 _AT_ONCE = 256  # columns of a dense Jacobian that are pushed through together
 
@@ -110,9 +111,9 @@ def step_jacobian(step: AbstractStep, carry: PyTree, x: PyTree = None) -> Jacobi
 
     ```
     """
+    step = exact(step)
+    check_carry(carry)
     moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
-    if not jax.tree.leaves(moving):
-        raise ValueError("`carry` holds no floating-point arrays, so there is nothing to differentiate.")
     iterate = step.iterate(coordinate_numbers(moving))
     blocks = _blocks(iterate if isinstance(iterate, tuple) else (iterate,))
     return JacobianOperator(_Advance(step, fixed, x), moving, blocks)

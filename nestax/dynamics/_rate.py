@@ -13,7 +13,7 @@ from .._gradients import joint_gradient
 from .._optax import AnyOptimizer, as_optimizer
 from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import AbstractStep, rollout
-from .._step import OptimizerStep
+from .._step import OptimizerStep, check_state
 from ._coordinates import ravel_real
 from ._operators import step_jacobian
 from ._spectrum import Spectrum, spectrum
@@ -112,7 +112,7 @@ def predicted_rate(
     check_sample(problem, sample)
     optimizer = as_optimizer(optimizer)
     step = OptimizerStep(problem, optimizer)
-    x = jax.tree.map(lambda s: jnp.broadcast_to(s[None], (optimizer.samples_per_step, *s.shape)), sample)
+    x = jax.tree.map(lambda s: jnp.broadcast_to(s, (optimizer.samples_per_step, *jnp.shape(s))), sample)
     norm = float(jnp.linalg.norm(ravel_real(joint_gradient(problem, players, sample)[1])[0]))
     if not norm <= tolerance:
         warnings.warn(
@@ -120,7 +120,9 @@ def predicted_rate(
             "no fixed point, and the rate says nothing about convergence. Solve the problem further first.",
             stacklevel=2,
         )
-    if state is None:
+    if state is not None:
+        check_state(state, problem, optimizer, players, jax.random.key(0))
+    else:
         start = (players, optimizer.init(problem, players, jax.random.key(0)))
         state = rollout(_Held(step, x), start, None, num_steps=_SETTLE, throw=False).carry[1]
     operator = step_jacobian(step, (players, state), x)

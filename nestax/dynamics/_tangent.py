@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._optimizer import exact
 from .._rollout import AbstractStep
-from ._coordinates import ravel_real
+from ._coordinates import check_carry, ravel_real
 
 
 class TangentStep(AbstractStep):
@@ -26,12 +27,12 @@ class TangentStep(AbstractStep):
     def __call__(
         self, carry: tuple[PyTree, Float[Array, "dim directions"]], x: PyTree
     ) -> tuple[tuple[PyTree, Float[Array, "dim directions"]], Float[Array, " directions"]]:
-        inner, frame = carry
+        step, (inner, frame) = exact(self.step), carry
         moving, fixed = eqx.partition(inner, eqx.is_inexact_array)
         flat, unravel = ravel_real(moving)
 
         def advance(flat):
-            new, _ = self.step(eqx.combine(unravel(flat), fixed), x)
+            new, _ = step(eqx.combine(unravel(flat), fixed), x)
             new_moving, new_fixed = eqx.partition(new, eqx.is_inexact_array)
             return ravel_real(new_moving)[0], new_fixed
 
@@ -47,6 +48,7 @@ class TangentStep(AbstractStep):
 
 def init_frame(carry: PyTree, num_directions: int | None = None) -> Shaped[Array, "dim directions"]:
     """The first `num_directions` coordinate directions of the tangent space of `carry`; by default all of them."""
+    check_carry(carry)
     flat, _ = ravel_real(eqx.filter(carry, eqx.is_inexact_array))
     num = flat.size if num_directions is None else num_directions
     if not 1 <= num <= flat.size:

@@ -228,7 +228,7 @@ def evaluate(
     """
     if not optimizers:
         raise ValueError("Give at least one optimizer to evaluate.")
-    family = as_family(problem)
+    family = as_family(problem, "problem")
     if num_seeds is None:
         num_seeds = 5 if family.num == 1 else 1
     optimizers = {name: as_optimizer(o, f"optimizers[{name!r}]") for name, o in optimizers.items()}

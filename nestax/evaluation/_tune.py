@@ -157,7 +157,7 @@ def tune(
 
     ```
     """
-    family = as_family(problem)
+    family = as_family(problem, "problem")
     num_steps, batch_size = count(num_steps, "num_steps"), count(batch_size, "batch_size")
     marks = (num_steps,) if marks is None else tuple(sorted(count(mark, "marks") for mark in marks))
     if not marks or marks[-1] > num_steps:

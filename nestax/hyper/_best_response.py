@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._checks import check_finite
 from .._nested import InnerProblem
 from .._optimizer import AbstractOptimizer
-from .._problem import AbstractProblem, Sample
+from .._problem import AbstractProblem, Sample, check_sample
 from .._rollout import rollout
 from .._solve import stack_samples
 from .._step import OptimizerStep
@@ -77,7 +78,10 @@ def best_response(
 
     ```
     """
-    check_pair(problem, (hyperparameters, weights))
+    check_sample(problem, sample)
+    check_pair(problem, (hyperparameters, weights), ("hyperparameters", "weights"))
+    for leaf in jax.tree.leaves((hyperparameters, weights)):
+        check_finite(leaf, "hyperparameters` and `weights")
     method = Implicit(residual=False) if method is None else method
     if not isinstance(method, Implicit):
         raise ValueError(
@@ -88,7 +92,7 @@ def best_response(
     optimizer = as_optimizer(optimizer)
     if key is None:
         shape = (num_steps, optimizer.samples_per_step)
-        samples = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *x.shape)), sample)
+        samples = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), sample)
     else:
         samples = stack_samples(problem, key, num_steps, optimizer.samples_per_step)
     rest = (problem, optimizer, method, sample, samples, num_steps)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from .._checks import check_arrays
 from .._problem import AbstractProblem, Players, Sample, check_players
 from .._rollout import NumericalError
 from .._tree import check_same_structure
@@ -70,7 +71,9 @@ def hypergradient(
             f"`method` must be a hypergradient method such as `Implicit(Neumann())` or `Unrolled(optimizer, 20)`, got "
             f"{method!r}."
         )
+    check_arrays((batches.outer, batches.inner) if isinstance(batches, Batches) else batches, "batches")
     if guess is not None:
+        check_arrays(guess, "guess")
         check_same_structure(guess, players[1], "guess")
     out = _hypergradient(problem, players, batches, method, guess)
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
@@ -99,15 +102,15 @@ def _speak(method: AbstractMethod, out: Hypergradient, inner_tolerance: float | 
             warnings.warn(warning, stacklevel=3)
 
 
-def check_pair(problem: AbstractProblem, players: Any) -> Players:
+def check_pair(problem: AbstractProblem, players: Any, names: tuple[str, str] | None = None) -> Players:
     """Raises `ValueError` unless `players` are hyperparameters and weights."""
     if isinstance(players, tuple) and len(players) != 2:
         raise ValueError(
             f"A nested problem has two players, `(hyperparameters, weights)`, got {len(players)} for a "
             f"{type(problem).__name__}."
         )
-    players = check_players(players)
+    players = check_players(players, names)
     for part, name in zip(players, ("hyperparameters", "weights")):
         if not jax.tree.leaves(part):
-            raise ValueError(f"The {name} hold no arrays, so there is nothing to differentiate.")
+            raise ValueError(f"The `{name}` hold no arrays, so there is nothing to differentiate.")
     return players

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._checks import named, scalar
+from .._checks import check_arrays, named, scalar
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import dot
 from ._curvature import AbstractCurvature, Hessian, Operator, inner_loss, outer_loss
@@ -28,6 +28,10 @@ class Batches(eqx.Module):
 
     outer: Sample
     inner: Sample
+
+    def __check_init__(self):
+        check_arrays(self.outer, "outer")
+        check_arrays(self.inner, "inner")
 
     def at(self, index: Any) -> Sample:
         """The inner sample number `index`."""

@@ -180,7 +180,7 @@ class Unrolled(AbstractMethod):
         given = self.optimizer
         optimizer = given if isinstance(given, AbstractOptimizer) else as_optimizer(given(hyperparameters))
         _check_optimizer(optimizer)
-        return optimizer
+        return optimizer.exact()
 
     def _split(self, batches):
         if not isinstance(batches, Batches):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._checks import check_arrays
 from .._tree import as_float_array, common_dtype
 from ..data import Corpus, Dataset
 
@@ -220,6 +221,7 @@ class Fixed(AbstractHyperparameters):
 
     def __init__(self, family: AbstractHyperparameters, values: Values):
         self.family = Compose(family).families[0]
+        check_arrays(values, "values")
         self.values = values
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer
-from .._tree import check_same_structure, common_dtype
+from .._tree import check_same_structure, common_dtype, with_static
 from ._network import CoordinatewiseLSTM
 from ._network_gradient import weighted_outputs_gradient
 
@@ -62,6 +62,9 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer, AbstractGradientOptimizer
     def meta_parameters(self) -> PyTree[bool]:
         nothing = jax.tree.map(lambda _: False, self)
         return eqx.tree_at(lambda o: o.network, nothing, jax.tree.map(eqx.is_inexact_array, self.network))
+
+    def exact(self) -> "AbstractCoordinatewise":
+        return with_static(self, second_derivatives=True)
 
     def flat_gradient(self, gradients: PyTree) -> Float[Array, " n"]:
         """All gradients as one vector in the dtype of the computation, held constant unless `second_derivatives`."""

@@ -12,7 +12,7 @@ from .._checks import count
 from .._gradients import evaluate_losses, joint_gradient
 from .._optimizer import AbstractGradientOptimizer, Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample
-from .._tree import check_same_structure, common_dtype
+from .._tree import check_same_structure, common_dtype, with_static
 from ._base import AbstractLearnedOptimizer
 from ._hierarchical_network import Direction, HierarchicalNetwork
 
@@ -168,6 +168,9 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
             log_rate, start = jnp.clip(log_rate, -_BOUND, _BOUND), jnp.array(network.tensor_start[:, None])
             tensors.append(TensorState(jnp.array(hidden), first, second, log_rate, scales, squares, start))
         return HierarchicalState(tuple(tensors), jnp.array(network.overall_start[:, None]))
+
+    def exact(self) -> "HierarchicalRNN":
+        return with_static(self, second_derivatives=True)
 
     def update(
         self, gradients: PyTree, state: HierarchicalState, params: PyTree, **extra: Any

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import named, scalar
+from .._checks import finite, named, positive
 from ._base import AbstractCoordinatewise
 from ._hyperparameters import to_float
 from ._network import CoordinatewiseLSTM
@@ -38,8 +38,8 @@ class L2ODM(AbstractCoordinatewise):
     """
 
     network: CoordinatewiseLSTM
-    p: Float[Array, ""] = eqx.field(converter=named(scalar, "p"))
-    scale: Float[Array, ""] = eqx.field(converter=named(scalar, "scale"))
+    p: Float[Array, ""] = eqx.field(converter=named(positive, "p"))
+    scale: Float[Array, ""] = eqx.field(converter=named(finite, "scale"))
     second_derivatives: bool = eqx.field(static=True)
 
     def __init__(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._checks import named, scalar
+from .._checks import decay, finite, named
 from ._base import AbstractCoordinatewise
 from ._hyperparameters import to_float
 from ._network import CoordinatewiseLSTM
@@ -49,9 +49,9 @@ class RNNprop(AbstractCoordinatewise):
     """
 
     network: CoordinatewiseLSTM
-    scale: Float[Array, ""] = eqx.field(converter=named(scalar, "scale"))
-    b1: Float[Array, ""] = eqx.field(converter=named(scalar, "b1"))
-    b2: Float[Array, ""] = eqx.field(converter=named(scalar, "b2"))
+    scale: Float[Array, ""] = eqx.field(converter=named(finite, "scale"))
+    b1: Float[Array, ""] = eqx.field(converter=named(decay, "b1"))
+    b2: Float[Array, ""] = eqx.field(converter=named(decay, "b2"))
     second_derivatives: bool = eqx.field(static=True)
 
     def __init__(

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import named, one_of, optional, scalar
+from .._checks import finite, named, one_of, optional, positive
 from .._gradients import joint_gradient
 from .._optimizer import Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
-from .._tree import common_dtype
+from .._tree import common_dtype, with_static
 from ._base import AbstractLearnedOptimizer, unravel_like
 from ._hyperparameters import to_float
 from ._twin_network import TwinNetwork
@@ -97,8 +97,8 @@ class TwinLSTM(AbstractLearnedOptimizer):
     """
 
     networks: tuple[TwinNetwork, ...]
-    output_scale: Float[Array, ""] = eqx.field(converter=named(scalar, "output_scale"))
-    max_step: Float[Array, ""] | None = eqx.field(converter=optional(named(scalar, "max_step")))
+    output_scale: Float[Array, ""] = eqx.field(converter=named(finite, "output_scale"))
+    max_step: Float[Array, ""] | None = eqx.field(converter=optional(named(positive, "max_step")))
     rule: AbstractTwinRule
     sharing: Sharing = eqx.field(static=True)
     second_derivatives: bool = eqx.field(static=True)
@@ -136,6 +136,10 @@ class TwinLSTM(AbstractLearnedOptimizer):
             "max_step": None if self.max_step is None else to_float(self.max_step, "max_step"),
             "second_derivatives": self.second_derivatives,
         }
+
+    def exact(self) -> "TwinLSTM":
+        rule = with_static(self.rule, detach_iterates=False)
+        return with_static(eqx.tree_at(lambda o: o.rule, self, rule, is_leaf=_is_rule), second_derivatives=True)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> TwinState:
         check_zero_sum(problem, type(self).__name__, players)
@@ -187,6 +191,10 @@ class TwinLSTM(AbstractLearnedOptimizer):
         return displacement, TwinState(
             _put(state.hidden, slot, hidden), _put(state.memory, i, memory), state.half_steps + 1
         )
+
+
+def _is_rule(x: Any) -> bool:
+    return isinstance(x, AbstractTwinRule)
 
 
 def _put(items: tuple, index: int, item: Any) -> tuple:

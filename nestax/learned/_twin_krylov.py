@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import named, scalar
+from .._checks import named, positive
 from .._gradients import joint_gradient
 from .._optimizer import StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
-from .._tree import common_dtype
+from .._tree import common_dtype, with_static
 from ._base import AbstractLearnedOptimizer, unravel_like
 from ._hyperparameters import to_float
 from ._twin_network import TwinNetwork
@@ -72,9 +72,12 @@ class TwinKrylov(AbstractLearnedOptimizer):
     - `memory`: $k$. Default 40: 80 numbers per coordinate, as many as the states of two LSTM layers of 20.
     - `first_step`: the first move is minus this times the gradient. Default 0.1, in units of players over gradient.
     - `max_first_step`: but its length is at most this, in units of the players. Default 0.1.
+    - `second_derivatives`: differentiate the meta-loss through the networks' inputs, too. Default false, as in
+      `TwinLSTM`.
     - `key`: draws the initial weights, uniformly as PyTorch does, except the read-out.
 
-    The meta-gradient is differentiated through the gradients: a direction pays only by what is learned from it.
+    The meta-gradient is always differentiated through the gradients that make the moves: a direction pays only by what
+    is learned from it.
 
     **Raises** `ValueError` for a problem that is not zero-sum, and for a `memory` below 1.
 
@@ -95,9 +98,10 @@ class TwinKrylov(AbstractLearnedOptimizer):
     """
 
     networks: tuple[TwinNetwork, TwinNetwork]
-    first_step: Float[Array, ""] = eqx.field(converter=named(scalar, "first_step"))
-    max_first_step: Float[Array, ""] = eqx.field(converter=named(scalar, "max_first_step"))
+    first_step: Float[Array, ""] = eqx.field(converter=named(positive, "first_step"))
+    max_first_step: Float[Array, ""] = eqx.field(converter=named(positive, "max_first_step"))
     memory: int = eqx.field(static=True)
+    second_derivatives: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class TwinKrylov(AbstractLearnedOptimizer):
         memory: int = 40,
         first_step: float | Float[Array, ""] = 0.1,
         max_first_step: float | Float[Array, ""] = 0.1,
+        second_derivatives: bool = False,
         *,
         key: PRNGKeyArray,
     ):
@@ -117,6 +122,7 @@ class TwinKrylov(AbstractLearnedOptimizer):
         self.networks = (first, second)
         self.memory = memory
         self.first_step, self.max_first_step = first_step, max_first_step
+        self.second_derivatives = second_derivatives
 
     def meta_parameters(self) -> PyTree[bool]:
         nothing = jax.tree.map(lambda _: False, self)
@@ -128,7 +134,11 @@ class TwinKrylov(AbstractLearnedOptimizer):
             "memory": self.memory,
             "first_step": to_float(self.first_step, "first_step"),
             "max_first_step": to_float(self.max_first_step, "max_first_step"),
+            "second_derivatives": self.second_derivatives,
         }
+
+    def exact(self) -> "TwinKrylov":
+        return with_static(self, second_derivatives=True)
 
     def init(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> TwinKrylovState:
         del key
@@ -157,7 +167,8 @@ class TwinKrylov(AbstractLearnedOptimizer):
         outputs, hidden = [], []
         for network, column, own in zip(self.networks, features, state.hidden):
             network = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
-            output, own = network(jax.lax.stop_gradient(column)[:, None], own)
+            column = column if self.second_derivatives else jax.lax.stop_gradient(column)
+            output, own = network(column[:, None], own)
             outputs.append(output[:, 0])
             hidden.append(own)
         along_rest, along_change, scale = (_per_coordinate(outputs, k, split, gradient) for k in range(_NUM_OUTPUTS))

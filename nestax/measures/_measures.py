@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import named, nonnegative
 from .._gradients import evaluate_losses, joint_gradient
 from .._problem import AbstractProblem, Players, Sample, check_zero_sum
 
@@ -107,7 +108,7 @@ class Gap(AbstractMeasure):
     them and the gap is not negative; default 17.
     """
 
-    delta: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.5)
+    delta: Float[Array, ""] = eqx.field(converter=named(nonnegative, "delta"), default=0.5)
     num_offsets: int = eqx.field(static=True, default=17)
 
     def __check_init__(self):

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._checks import fraction, named, nonnegative, plain, positive
 from ._measures import AbstractMeasure, Distance, GradientNorm, Loss
 from ._success import converged_and_stationary
 from ._times import cost_at, first_below, tail, trailing_window
@@ -80,10 +81,10 @@ class TailDistance(AbstractScore):
     constant factor: that one sums.
     """
 
-    part: float = eqx.field(static=True, default=0.2)
+    part: float = eqx.field(static=True, converter=plain(fraction, "part"), default=0.2)
     order: int = eqx.field(static=True, default=1)
     log: bool = eqx.field(static=True, default=True)
-    low: float = eqx.field(static=True, default=1e-12)
+    low: float = eqx.field(static=True, converter=plain(positive, "low"), default=1e-12)
     measure: AbstractMeasure = Distance()
 
     def __call__(self, values: Float[Array, " times"], num_gradients: Int[Array, " times"]) -> Float[Array, ""]:
@@ -109,9 +110,9 @@ class SuccessRate(AbstractScore):
     **Arguments:** `accuracy` 2e-2, `std_tolerance` 1e-4, `part` 0.2: the defaults are those of Shen et al. (ICLR 2021).
     """
 
-    accuracy: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2e-2)
-    std_tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
-    part: float = eqx.field(static=True, default=0.2)
+    accuracy: Float[Array, ""] = eqx.field(converter=named(nonnegative, "accuracy"), default=2e-2)
+    std_tolerance: Float[Array, ""] = eqx.field(converter=named(nonnegative, "std_tolerance"), default=1e-4)
+    part: float = eqx.field(static=True, converter=plain(fraction, "part"), default=0.2)
     measure: AbstractMeasure = Distance()
 
     def __call__(self, values: Float[Array, " times"], num_gradients: Int[Array, " times"]) -> Float[Array, ""]:
@@ -145,12 +146,12 @@ class CostToTolerance(AbstractScore):
     - `measure`: default `GradientNorm()`; it must be zero at a solution.
     """
 
-    tolerance: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
+    tolerance: Float[Array, ""] = eqx.field(converter=named(nonnegative, "tolerance"), default=1e-4)
     relative: bool = eqx.field(static=True, default=True)
     unit: Unit = eqx.field(static=True, default="gradients")
     arrival: Arrival = eqx.field(static=True, default="stays")
-    part: float = eqx.field(static=True, default=0.0)
-    penalty: float = eqx.field(static=True, default=1.0)
+    part: float = eqx.field(static=True, converter=plain(fraction, "part"), default=0.0)
+    penalty: float = eqx.field(static=True, converter=plain(positive, "penalty"), default=1.0)
     measure: AbstractMeasure = GradientNorm()
 
     def __check_init__(self):

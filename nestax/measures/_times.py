@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Shaped
 
 AnyArray = np.ndarray | jax.Array
@@ -32,7 +33,7 @@ def trailing_window(step: int) -> int:
     return max(1, min(100, step // 5))
 
 
-def first_below(values: Float[AnyArray, "*batch times"], tolerance: Any) -> Any:
+def first_below(values: Float[AnyArray, "*batch times"], tolerance: ArrayLike) -> Any:
     """The time from which the values stay below `tolerance` to the end; `inf` where there is none (NaN is above).
 
     **Arguments:** `tolerance`: a number, or an array that broadcasts against `values`.

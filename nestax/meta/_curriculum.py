@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._checks import fraction, named, nonnegative
 from ..measures import SquaredGradientNorm, Trajectory
 from ._objectives import AbstractMetaObjective, TrajectorySum
 
@@ -31,8 +32,8 @@ class InstanceCurriculum(eqx.Module):
     moves, where the first player's appear in pairs; here over steps.
     """
 
-    start: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
-    growth: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
+    start: Float[Array, ""] = eqx.field(converter=named(fraction, "start"), default=0.2)
+    growth: Float[Array, ""] = eqx.field(converter=named(nonnegative, "growth"), default=0.01)
     difficulty: AbstractMetaObjective = TrajectorySum(SquaredGradientNorm(player=1))
     ranked: Ranked = eqx.field(static=True, default="update")
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import fraction, named, nonnegative
 from .._family import AbstractFamily, as_family
 from .._problem import AbstractMinimax, AbstractProblem, Players, Sample, check_zero_sum
 from .._tree import common_dtype
@@ -21,10 +22,10 @@ class RandomGameScale(AbstractFamily):
     axis is left alone. `probability`: default 0.5.
     """
 
-    tasks: AbstractFamily = eqx.field(converter=as_family)
-    payoff_decades: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3.0)
-    axis_decades: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
-    probability: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.5)
+    tasks: AbstractFamily = eqx.field(converter=named(as_family, "tasks"))
+    payoff_decades: Float[Array, ""] = eqx.field(converter=named(nonnegative, "payoff_decades"), default=3.0)
+    axis_decades: Float[Array, ""] = eqx.field(converter=named(nonnegative, "axis_decades"), default=2.0)
+    probability: Float[Array, ""] = eqx.field(converter=named(fraction, "probability"), default=0.5)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, use_key, size_key = jax.random.split(key, 3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import named
 from .._family import AbstractFamily, as_family
 from .._gradients import evaluate_losses
 from .._problem import AbstractProblem, Players, Sample
@@ -27,7 +28,7 @@ class RelativeLoss(AbstractFamily):
     initial point, on one sample, than that where the run starts.
     """
 
-    tasks: AbstractFamily = eqx.field(converter=as_family)
+    tasks: AbstractFamily = eqx.field(converter=named(as_family, "tasks"))
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, init_key, sample_key = jax.random.split(key, 3)

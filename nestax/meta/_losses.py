@@ -6,6 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import named, nonnegative
+
 
 class AbstractMetaLoss(eqx.Module):
     r"""Maps the losses $f(\theta_0), \dots, f(\theta_L)$ of an unroll of $L$ steps to one number."""
@@ -50,7 +52,7 @@ class SumLog(AbstractMetaLoss):
     initial loss, which is a constant.)
     """
 
-    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-6)
+    eps: Float[Array, ""] = eqx.field(converter=named(nonnegative, "eps"), default=1e-6)
     weights: Float[Array, " length"] | None = None
 
     def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
@@ -64,7 +66,7 @@ class MeanLog(AbstractMetaLoss):
     `eps`: default 1e-6. (Wichrowska et al., 2017, section 4.1, with losses divided by the first one: `RelativeLoss`.)
     """
 
-    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-6)
+    eps: Float[Array, ""] = eqx.field(converter=named(nonnegative, "eps"), default=1e-6)
 
     def __call__(self, losses: Float[Array, " length"]) -> Float[Array, ""]:
         return jnp.mean(jnp.log(losses + self.eps.astype(losses.dtype)))

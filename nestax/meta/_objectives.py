@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import named, nonnegative
 from .._problem import Players, Sample, check_zero_sum
 from ..measures import AbstractMeasure, Trajectory
 
@@ -72,7 +73,7 @@ class NikaidoIsoda(AbstractMetaObjective):
     $x$ alone would have $f(x_t, y_{t-1})$.
     """
 
-    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-12)
+    eps: Float[Array, ""] = eqx.field(converter=named(nonnegative, "eps"), default=1e-12)
 
     def __call__(self, trajectory: Trajectory) -> Float[Array, ""]:
         payoff = check_zero_sum(trajectory.problem, "NikaidoIsoda").payoff
@@ -108,7 +109,7 @@ class Relative(AbstractMetaObjective):
     """
 
     measure: AbstractMeasure
-    eps: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-12)
+    eps: Float[Array, ""] = eqx.field(converter=named(nonnegative, "eps"), default=1e-12)
 
     def __call__(self, trajectory: Trajectory) -> Float[Array, ""]:
         values = trajectory.values(self.measure)
@@ -124,7 +125,7 @@ class RelativeLog(AbstractMetaObjective):
     """
 
     measure: AbstractMeasure
-    floor: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-10)
+    floor: Float[Array, ""] = eqx.field(converter=named(nonnegative, "floor"), default=1e-10)
 
     def __call__(self, trajectory: Trajectory) -> Float[Array, ""]:
         values = trajectory.values(self.measure)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from .._checks import named, nonnegative
 from .._family import AbstractFamily, AnyFamily, as_family
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import common_dtype
@@ -23,8 +24,8 @@ class RandomScaling(AbstractFamily):
     main function, 1 for the convex one.
     """
 
-    tasks: AbstractFamily = eqx.field(converter=as_family)
-    bound: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3.0)
+    tasks: AbstractFamily = eqx.field(converter=named(as_family, "tasks"))
+    bound: Float[Array, ""] = eqx.field(converter=named(nonnegative, "bound"), default=3.0)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:
         task_key, scale_key = jax.random.split(key)
@@ -67,7 +68,7 @@ class ConvexCombination(AbstractFamily):
     **Deviation:** the cap at 10 is in the authors' code, not in the paper.
     """
 
-    tasks: AbstractFamily = eqx.field(converter=as_family)
+    tasks: AbstractFamily = eqx.field(converter=named(as_family, "tasks"))
     dimension: int = eqx.field(default=20, static=True)
 
     def __call__(self, key: PRNGKeyArray) -> AbstractProblem:

@@ -131,7 +131,7 @@ class FromInitApply(AbstractArchitecture):
         return self.apply(params, inputs)
 
 
-def as_architecture(network: Any, name: str = "architecture") -> AbstractArchitecture:
+def as_architecture(network: Any, name: str = "network") -> AbstractArchitecture:
     """`network` itself, or the architecture that it makes.
 
     **Arguments:**
@@ -147,7 +147,7 @@ def as_architecture(network: Any, name: str = "architecture") -> AbstractArchite
     if not isinstance(network, type):
         if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
             return FromInitApply(network.init, network.apply)
-        if isinstance(network, eqx.Module) or callable(network):
+        if callable(network):
             return FromEquinox(network)  # pyright: ignore[reportArgumentType]
     raise ValueError(
         f"`{name}` must be an `AbstractArchitecture` such as `nestax.networks.MLP()`, an Equinox module, a function of "

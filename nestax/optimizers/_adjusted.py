@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import scalar
+from .._checks import nonnegative
 from .._optax import as_gradient_optimizer
 from .._optimizer import AbstractGradientOptimizer, AbstractOptimizer, Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample
@@ -18,7 +18,7 @@ from ._presets import sgd
 def as_base(optimizer: Any) -> AbstractGradientOptimizer:
     """A learning rate is gradient descent with it; a gradient optimizer or an Optax transformation is itself."""
     if isinstance(optimizer, int | float | np.number) or eqx.is_array(optimizer):
-        return sgd(scalar(optimizer, "learning_rate"))
+        return sgd(nonnegative(optimizer, "optimizer"))
     return as_gradient_optimizer(optimizer)
 
 

@@ -53,7 +53,7 @@ def linked_momentum(
     num = output_weights.shape[0] if output_weights.ndim == 1 else 0
     if num == 0 or matrix.shape != (num, num) or gradient_weights.shape != (num,):
         raise ValueError(
-            "`linked_momentum` with K buffers takes a matrix of shape (K, K) and two vectors of shape (K,), got "
+            "With K buffers `matrix` has the shape (K, K), `gradient_weights` and `output_weights` have (K,); got "
             f"{matrix.shape}, {gradient_weights.shape} and {output_weights.shape}."
         )
     if is_concrete(matrix):
@@ -120,4 +120,7 @@ def aggregated_momentum(learning_rates: Inexact[Array, " buffers"], momenta: Ine
     if momenta.ndim != 1:
         raise ValueError(f"`momenta` must be a vector, one coefficient per buffer, got shape {momenta.shape}.")
     check_inside_unit_circle(momenta, "momenta")
-    return linked_momentum(jnp.diag(momenta), jnp.ones_like(momenta), learning_rates)
+    rates = number(learning_rates, "learning_rates")
+    if rates.shape != momenta.shape:
+        raise ValueError(f"`learning_rates` must be as many as `momenta`, {momenta.shape}, got shape {rates.shape}.")
+    return linked_momentum(jnp.diag(momenta), jnp.ones_like(momenta), rates)

@@ -134,13 +134,13 @@ class NewtonResolvent(AbstractResolventSolver):
         return out, self.num_steps * (1 + 2 * start.size)
 
 
-def as_resolvent_solver(resolvent: Any) -> AbstractResolventSolver:
+def as_resolvent_solver(resolvent: Any, name: str = "resolvent") -> AbstractResolventSolver:
     """A solver itself; `None` is the closed form; `ValueError` for anything else."""
     if resolvent is None:
         return ClosedFormResolvent()
     if not isinstance(resolvent, AbstractResolventSolver):
         raise ValueError(
-            "`resolvent` must be a solver such as `nestax.optimizers.NewtonResolvent()`, or None for the problem's "
+            f"`{name}` must be a solver such as `nestax.optimizers.NewtonResolvent()`, or None for the problem's "
             f"closed form, got a {type(resolvent).__name__}."
         )
     return resolvent
@@ -150,7 +150,7 @@ class Resolvent(eqx.Module):
     """A solver with its step size: what an optimizer holds that takes implicit steps."""
 
     step_size: Float[Array, ""] = eqx.field(converter=check_step_size)
-    solver: AbstractResolventSolver = eqx.field(converter=as_resolvent_solver, default=None)
+    solver: AbstractResolventSolver = eqx.field(converter=named(as_resolvent_solver, "solver"), default=None)
 
     def prepare(self, problem: AbstractProblem) -> PyTree:
         return self.solver.prepare(problem, self.step_size)

@@ -54,7 +54,7 @@ class Classifier(AbstractProblem):
 
     def __init__(self, dataset: Dataset, architecture: Any, batch_size: int | None = 128):
         self.dataset = check_dataset(dataset, dataset)
-        self.architecture = as_architecture(architecture)
+        self.architecture = as_architecture(architecture, "architecture")
         self.batch_size = check_batch_size(batch_size)
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._checks import fraction
+from .._checks import check_arrays, fraction
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import check_same_structure
 from ._iterated_games import MatchingPennies, SmallPrisonersDilemma
@@ -76,8 +76,9 @@ class Subspace(AbstractProblem):
     directions: PyTree[Array]
 
     def __check_init__(self):
-        expected = [(self.dim, *x.shape) for x in jax.tree.leaves(self.offset)]
-        got = [x.shape for x in jax.tree.leaves(self.directions)]
+        check_arrays(self.directions, "directions")
+        got = [jnp.shape(x) for x in jax.tree.leaves(self.directions)]
+        expected = [(*got[0][:1], *x.shape) for x in jax.tree.leaves(self.offset)] if got else None
         if expected != got:
             raise ValueError(f"`directions` must be `offset` with a leading axis: got {got}, expected {expected}.")
 

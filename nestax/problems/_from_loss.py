@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._checks import count
-from .._problem import AbstractProblem, Sample, check_players
+from .._checks import check_arrays, count, describe
+from .._problem import AbstractProblem, Sample
 
 
 class FromLoss(AbstractProblem):
@@ -78,7 +78,14 @@ class FromLoss(AbstractProblem):
         params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numbers) else x, params)
         arrays, rest = eqx.partition(params, eqx.is_array)
         self.params, self.buffers = eqx.partition(arrays, eqx.is_inexact_array)
-        check_players((self.params,))
+        if not jax.tree.leaves(self.params):
+            raise ValueError(
+                f"`params` must hold floating-point arrays, of which there is something to optimize; got "
+                f"{describe(params)}."
+            )
+        if any(jnp.iscomplexobj(x) for x in jax.tree.leaves(self.params)):
+            raise ValueError("`params` must be real; keep real and imaginary parts as two arrays.")
+        check_arrays(data, "data")
         leaves, self.structure = jax.tree.flatten(rest)
         self.rest = tuple(leaves)
         self.loss, self.sample = loss, sample

@@ -77,7 +77,7 @@ class NestedClassifier(AbstractNestedModel):
     ):
         self.train = check_dataset(train, train)
         self.valid = check_dataset(valid, train)
-        self.architecture = as_architecture(architecture)
+        self.architecture = as_architecture(architecture, "architecture")
         self.hyperparameters = check_family(hyperparameters)
         self.batch_size = check_batch_size(batch_size)
         self.valid_batch_size = check_batch_size(valid_batch_size)

@@ -28,7 +28,7 @@ def test_the_plane_of_two_scalars():
 
 @pytest.mark.usefixtures("unchecked")
 def test_refuses():
-    with pytest.raises(ValueError, match="`low < high`"):
+    with pytest.raises(ValueError, match="`low` must be below `high`"):
         nd.Plane.of_scalars(1.0, 1.0)
     with pytest.raises(ValueError, match="`second"):
         nd.Plane((jnp.zeros(2),), (jnp.zeros(2),), (jnp.zeros(3),))

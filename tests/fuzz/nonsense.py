@@ -47,35 +47,68 @@ WRONG_VALUES = {  # of the right type where a number is asked for
 }
 NONSENSE: dict[str, Any] = WRONG_TYPES | WRONG_VALUES
 
-NEGATIVE = ("very negative", "minus one")
-SHAPES = ("shape (0,)", "shape (2, 3, 4)")
-
 # Why an input that looks like nonsense is taken: (callable, parameter, kind of nonsense) as patterns, and the reason.
+NEGATIVE = r"very negative|minus one"
+BATCH = r"shape \(2, 3, 4\)"
+NUMBERS = r"NaN.*|complex.*|half a count|flag|huge count|range|minus infinity|" + NEGATIVE
+ARRAYS = r"shape .*|key|list of None|dictionary|None|problem|" + NUMBERS
 REASONS: list[tuple[str, str, str, str]] = [
-    (r".*", r"sample|batches|inner|outer|x|xs|values|hyperparameters|state|fixed", r".*", "any pytree is meant"),
-    (r".*", r"params|data|players|directions|frame|origin|first|second|carry|guess", r".*", "any pytree of arrays"),
-    (r".*", r"make|function|move|choice|verification|continuation|ranking|metric", r".*", "judged when it is called"),
-    (r".*", r".*", r"shape .*", "an array is a batch of values, for `vmap` over the object"),
-    (r"measures\..*", r".*", r"NaN.*|very negative|minus.*", "what was measured may be anything"),
-    (r"dynamics\..*_(rate|roots|cubic)", r".*", r"very negative|minus.*|flag|complex.*", "a formula for all numbers"),
-    (r"dynamics\..*(Map|Plane)", r".*", r"very negative|minus.*", "any real number"),
+    # pytrees of the user's, which the library hands on
+    (r"joint_gradient|game_[jv]*p|dynamics\.(game_jacobian|suggest|predicted_rate)", r"sample", ARRAYS, "unused here"),
+    (r"hyper\.(best_response|hypergradient|Batches)", r"sample|batches|inner|outer", ARRAYS, "unused here"),
+    (r"InnerProblem|hyperparameters\.Fixed", r"hyperparameters|values", ARRAYS, "judged by the problem"),
+    (r"rollout|dynamics\.(diagnose_step|step_exponents)", r"xs", r"None|list of None|" + BATCH, "unused by this step"),
+    (r"dynamics\.step_jacobian", r"x", r".*", "handed to the step, which does not use it"),
+    (r"hyper\.hypergradient", r"guess", r"NaN array", "a wrong guess costs steps, and is corrected"),
     (
-        r"(problems|data)\..*",
-        r"a|b|[a-z_]*matrix|own|other|coupling|linear|hessian_.",
-        r"very negative|minus.*",
-        "any real",
+        r"dynamics\.\w+",
+        r"directions|frame|first|second|carry|players",
+        rf"problem|NaN.*|complex.*|{NEGATIVE}|{BATCH}",
+        "a point",
     ),
-    (r"(problems|data)\..*", r"targets|weight|inputs|gamma|low|offset", r"very negative|minus.*", "any real number"),
-    (r"optimizers\..*", r"phase|alignment|strength|momentum|opponent_rate", r"very negative|minus.*", "of either sign"),
+    (r"problems\.FromLoss", r"data", r"NaN.*|complex.*|range|shape .*", "arrays with a leading axis"),
     (
-        r"optimizers\..*",
-        r"learning_rate|optimizer|extrapolation|regularization",
-        r"very negative|minus.*",
-        "either sign",
+        r"problems\.FromLoss",
+        r"params",
+        r"problem|NaN.*|minus infinity|half a count|shape .*",
+        "a point, judged by `solve`",
     ),
-    (r".*", r"initial|alpha|scale|payoff_decades|axis_decades|tolerance", r"minus one|very negative", "a logarithm"),
-    (r".*", r".*", r"half a count", "a number is meant where the annotation says anything"),
-    (r".*", r"progress|title|prefix|label|config", r".*", "free text or a flag"),
+    (r"as_family|meta\.\w+", r"family|tasks", r"problem", "a problem is a family of one"),
+    (r"evaluation\.\w+|data\.\w+", r"progress|title|prefix|label", r".*", "free text or a flag"),
+    # functions of the user's, judged when they are called
+    (r"dynamics\.Branching", r"move|verification|continuation|ranking", r".*", "judged when it is called"),
+    # arrays in place of numbers
+    (
+        r"(dynamics|guards|hyper|learned|measures|meta|optimizers|problems)\.[A-Z]\w+",
+        r".*",
+        BATCH,
+        "a batch, for `vmap`",
+    ),
+    (r"optimizers\.[a-z]\w+|problems\.\w+_dilemma", r".*", BATCH, "a batch of objects, for `vmap`"),
+    (r"dynamics\.(\w+_rate|momentum_cubic|suggest_from_eigenvalues)", r".*", BATCH, "a formula broadcasts"),
+    (
+        r"measures\.\w+|networks\.(unchanged|normalize_batch)",
+        r"values|distances|magnitudes|tolerance|z",
+        BATCH,
+        "a batch",
+    ),
+    (r"problems\.(inception_score|plot_images)", r"probabilities|images", BATCH, "a batch"),
+    (r"measures\.\w+", r"values|magnitudes|distances", r"NaN array|shape \(0,\)", "a run that diverged, or is empty"),
+    # numbers of either sign
+    (r"dynamics\.(\w+_rate|momentum_cubic)", r".*", NEGATIVE, "a formula holds for all numbers"),
+    (r"dynamics\.(HenonMap|LogisticMap|SaddleNodeMap|RandomNetworkMap|Plane)", r".*", NEGATIVE, "any real number"),
+    (r"problems\.(Rosenbrock|Seesaw)", r"a|b", NEGATIVE, "any real number"),
+    (r"networks\.unchanged", r"values", NEGATIVE, "any real number"),
+    (r"hyperparameters\.\w+", r"initial", NEGATIVE, "a logarithm"),
+    (r"learned\.\w+", r"scale|output_scale", NEGATIVE, "what a network puts out has either sign"),
+    (r"meta\.Sum(Log)?", r"weights", NEGATIVE, "weights of either sign"),
+    (r"optimizers\.SymplecticGradientAdjustment", r"alignment|strength", NEGATIVE, "of either sign, as published"),
+    (r"optimizers\.complex_\w+", r"phase|learning_rate", NEGATIVE, "an angle, and a complex rate"),
+    (r"optimizers\.SwappedGradient", r"learning_rate", NEGATIVE, "of either sign, as published"),
+    # numbers that are none only to the annotation
+    (r"optimizers\.\w+", r"optimizer", r"half a count|huge count", "a learning rate stands for gradient descent"),
+    (r"hyper\.(Neumann|Identity)", r"alpha", r"half a count|huge count", "a number, or the text 'auto'"),
+    (r"measures\.first_below", r"tolerance", r"half a count|huge count|flag", "a number"),
 ]
 
 

@@ -47,6 +47,7 @@ PRODUCED = {
     "evaluation.GameRuns",
     "evaluation.GridSearch",
     "evaluation.Summary",
+    "evaluation.Tunable",  # of the catalogue; `tune` checks its parts
     "evaluation.Tuning",
     "guards.Decision",
     "guards.EnergyDecision",

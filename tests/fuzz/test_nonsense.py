@@ -54,7 +54,7 @@ def test_nonsense_is_refused_by_name(inputs):
 def test_the_counting_can_fail(monkeypatch):
     monkeypatch.setattr(nonsense, "REASONS", [])
     with pytest.raises(AssertionError, match="joint_gradient"):
-        run([("joint_gradient", "sample", "object")])
+        run([("joint_gradient", "sample", "NaN array")])
     assert run([("optimizers.sgd", "learning_rate", "None")]) == {"deliberate": 1}
 
 

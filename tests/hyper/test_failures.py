@@ -179,7 +179,7 @@ def test_a_solution_that_is_not_finite_is_an_error():
         (lambda: failing(ridge(), hyper.Implicit(hyper.Nystrom(5), damping=1.0)), r"more columns .*\(4\)"),
         (lambda: failing(ridge(), hyper.Implicit(hyper.CG(3), hyper.GaussNewton())), "AbstractNestedModel"),
         (lambda: failing(ridge(), None, (jnp.ones(3),)), "has two players"),
-        (lambda: failing(ridge(), None, (jnp.ones(3), None)), "weights hold no arrays"),
+        (lambda: failing(ridge(), None, (jnp.ones(3), None)), "`weights` hold no arrays"),
         (lambda: failing(ridge(), None, (jnp.ones(3, int), jnp.ones(4))), "floating-point"),
         (lambda: failing(ridge(), None, guess=jnp.ones(5)), "`guess` has shape"),
         (lambda: failing(ridge(), hyper.Unrolled(nx.optimizers.Extragradient(0.1), 2)), None),

@@ -13,7 +13,7 @@ import pytest
 import nestax as nx
 from nestax.dynamics._coordinates import ravel_real
 
-from ..cases import CASES
+from ..cases import CASES, ZERO_SUM, Case
 from ..helpers import CountTraces, assert_close, begin, cast, central_difference, entry, shapes, unroll
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
@@ -155,10 +155,21 @@ def test_one_trace_for_three_learning_rates(case, key):
     assert counts == [counts[0]] * 3
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=str)
+def released(scale):
+    """Its published rule cuts the meta-gradient at every iterate."""
+    rule = nx.learned.ReleasedRule(horizon=10)
+    return nx.learned.TwinLSTM((3,), rule, output_scale=scale, max_step=None, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("case", [*CASES, Case("twin-released", released, **ZERO_SUM)], ids=str)
 def test_the_jacobian_of_a_step(case, key):
-    """Products with the Jacobian of a step, state included, against central differences."""
+    """Products with the Jacobian of a step, state included, against central differences: also of learned optimizers
+    that hold gradients constant for the meta-gradient, as they do by default."""
     problem, optimizer = case.problems[0](jnp.float64), case.make(case.rate)
+    if isinstance(optimizer, nx.learned.AbstractLearnedOptimizer):
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in optimizer.config().items()}
+        settings["second_derivatives"] = False
+        optimizer = type(optimizer)(**settings, key=jax.random.key(0))
     carry, xs = begin(problem, optimizer, 1, key)
     x, optimizer_step = entry(xs, 0), nx.OptimizerStep(problem, optimizer)
     moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
@@ -169,8 +180,9 @@ def test_the_jacobian_of_a_step(case, key):
         new, fixed = eqx.partition(optimizer_step(eqx.combine(unravel(flat), fixed), x)[0], eqx.is_inexact_array)
         return ravel_real(new)[0], fixed
 
-    for _ in range(2):  # to where no buffer is zero any more
+    for _ in range(2):  # to where no buffer is zero any more, and then to where no optimizer has been
         point, fixed = step(point, fixed)
+    point = point * (1 + 0.01 * jax.random.normal(key, point.shape))
     jacobian = nx.dynamics.step_jacobian(optimizer_step, eqx.combine(unravel(point), fixed), x)
     compared = point.size if case.exact_state else ravel_real(carry[0])[0].size
     for seed in range(2):
