@@ -6,6 +6,7 @@ A command imports what it needs when it runs, through `nestax` as any user does,
 from ._app import app as app, main as main
 from . import (  # in the order in which the help lists them
     _train as _train,
+    _adapt as _adapt,
     _compare as _compare,
     _tune as _tune,
     _diagnose as _diagnose,

@@ -189,11 +189,11 @@ def compare_adaptation(
     if not methods:
         raise ValueError("`methods` is empty: give at least one `AdaptationMethod`.")
     for name, method in methods.items():
-        single = isinstance(method.optimizer, AbstractLearnedOptimizer)
-        if not single and len(method.optimizer) != num_repeats:
+        given = method.optimizer
+        if not isinstance(given, AbstractLearnedOptimizer) and len(given) != num_repeats:
             raise ValueError(
-                f"The method '{name}' needs one optimizer, or one per repeat: got {len(method.optimizer)} for "
-                f"{num_repeats} repeats."
+                f"The method '{name}' needs one optimizer, or one per repeat: got {len(given)} for {num_repeats} "
+                "repeats."
             )
     runs = {
         name: [

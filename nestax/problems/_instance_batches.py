@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import check_finite, count, named, nonnegative, positive
+from .._checks import check_finite, count, nonnegative, positive
 from .._problem import AbstractDeterministicProblem
 from .._tree import as_float_array, default_float
 
@@ -66,8 +66,8 @@ class LassoBatch(AbstractDeterministicProblem):
 
     matrix: Float[Array, "instances rows dim"]
     target: Float[Array, "instances rows"]
-    l1: Float[Array, ""] = eqx.field(converter=named(nonnegative, "l1"))
-    init_scale: Float[Array, ""] = eqx.field(converter=named(nonnegative, "init_scale"))
+    l1: Float[Array, ""]
+    init_scale: Float[Array, ""]
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class LassoBatch(AbstractDeterministicProblem):
         init_scale: float | Float[Array, ""] = 0.01,
     ):
         self.matrix, self.target = _check_data(matrix, target)
-        self.l1, self.init_scale = l1, init_scale
+        self.l1, self.init_scale = nonnegative(l1, "l1"), nonnegative(init_scale, "init_scale")
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "instances dim"]]:
         num, _, dim = self.matrix.shape
@@ -172,11 +172,11 @@ class RosenbrockBatch(AbstractDeterministicProblem):
     **Source:** Yang et al., "M-L2O", ICLR 2023, eq. 15.
     """
 
-    b: Float[Array, ""] = eqx.field(converter=named(nonnegative, "b"))
+    b: Float[Array, ""]
     num_instances: int = eqx.field(static=True)
 
     def __init__(self, num_instances: int = 128, b: float | Float[Array, ""] = 100.0):
-        self.num_instances, self.b = count(num_instances, "num_instances"), b
+        self.num_instances, self.b = count(num_instances, "num_instances"), nonnegative(b, "b")
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "instances 2"]]:
         return (jax.random.normal(key, (self.num_instances, 2), self.b.dtype),)
@@ -205,7 +205,7 @@ class RastriginBatch(AbstractDeterministicProblem):
     matrix: Float[Array, "instances rows dim"]
     target: Float[Array, "instances rows"]
     weights: Float[Array, "instances dim"]
-    amplitude: Float[Array, ""] = eqx.field(converter=named(nonnegative, "amplitude"))
+    amplitude: Float[Array, ""]
 
     def __init__(
         self, matrix: ArrayLike, target: ArrayLike, weights: ArrayLike, amplitude: float | Float[Array, ""] = 1.0
@@ -215,7 +215,7 @@ class RastriginBatch(AbstractDeterministicProblem):
         if self.weights.shape != (expected := (self.matrix.shape[0], self.matrix.shape[2])):
             raise ValueError(f"`weights` must have shape (instances, dim), {expected}, got {self.weights.shape}.")
         check_finite(self.weights, "weights")
-        self.amplitude = amplitude
+        self.amplitude = nonnegative(amplitude, "amplitude")
 
     def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "instances dim"]]:
         return (jax.random.normal(key, self.weights.shape, self.matrix.dtype),)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from nestax.data import _images
 COMMANDS = (
     "demo",
     "train",
+    "adapt",
     "evaluate",
     "diagnose",
     "tune",
@@ -100,6 +102,21 @@ def test_train_resumes_from_the_folder_alone(trained):
     assert again == summary
     longer = json.loads(invoke("train", "--resume", str(folder), "--schedule", "10x3", "--json").output)
     assert longer["epochs"] == 3
+
+
+def test_adapt_writes_an_optimizer_and_compares_it(trained, tmp_path, monkeypatch, capsys):
+    where = ["--output", str(tmp_path / "new"), "--problem", "quadratic", "--steps", "1", "--unroll", "5"]
+    runs = ["--test-steps", "10", "--seeds", "2"]
+    value = json.loads(invoke("adapt", str(trained[0]), *where, *runs, "--json").output)
+    before, after = nx.learned.load(trained[0] / "optimizer.safetensors"), nx.learned.load(value["optimizer"])
+    assert not eqx.tree_equal(before, after)
+    by_hand = nx.meta.adapt(
+        before, nx.catalogue.by_name("quadratic"), num_steps=1, unroll=5, key=jax.random.split(jax.random.key(0), 2)[0]
+    )
+    assert eqx.tree_equal(by_hand.optimizer, after)
+    assert value["ln_loss"]["before"] != value["ln_loss"]["after"]
+    code, _, error = main(monkeypatch, capsys, "adapt", str(tmp_path / "none.safetensors"), "--problem", "quadratic")
+    assert (code, "none.safetensors" in error) == (2, True)
 
 
 def test_evaluate_compares_and_writes(trained, tmp_path):

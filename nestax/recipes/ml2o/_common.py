@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -30,8 +30,8 @@ class Setting:
     dim: int = 10
     unroll: int = 20  # steps per meta-update, as released
     rate: float = 1e-3  # of the inner step, as released
-    order: int = 1  # as released
-    query: str = "next"  # as released
+    order: Literal[1, 2] = 1  # as released
+    query: Literal["same", "next"] = "next"  # as released
     max_coordinates: int | None = 256  # of 1,280 in the meta-gradients of the trainings; `None`: all of them
     adaptation_steps: int = 5  # as published
     num_steps: int = 1_000  # of the test runs, as released
@@ -70,12 +70,11 @@ def start(trial: Trial, method: str, **changes: Any) -> learned.AbstractLearnedO
         return untrained
     plain = meta.CoordinateSum(setting.max_coordinates)
     estimator: meta.AbstractGradientEstimator = plain
-    name = f"plain-{trial.repetition}"
     if method == "m-l2o":
         inner = plain if setting.order == 1 else meta.TruncatedBackprop()
-        estimator = meta.AdaptedGradient(setting.rate, _order(setting.order), _query(setting.query), inner)
-        changed = "".join(f"-{key}={value}" for key, value in changes.items())
-        name = f"nested{changed}-{trial.repetition}"
+        estimator = meta.AdaptedGradient(setting.rate, setting.order, setting.query, inner)
+    changed = "".join(f"-{key}={value}" for key, value in changes.items())
+    name = f"{'nested' if method == 'm-l2o' else 'plain'}{changed}-{trial.repetition}"
 
     def make(folder: Path) -> learned.AbstractLearnedOptimizer:
         return meta.train(
@@ -92,18 +91,11 @@ def start(trial: Trial, method: str, **changes: Any) -> learned.AbstractLearnedO
     return trial.once(name, make)
 
 
-def _order(order: int) -> Any:
-    return order
-
-
-_query = _order
-
-
 def _key(trial: Trial) -> PRNGKeyArray:
     return jax.random.fold_in(trial.key, 1)
 
 
-def test_key(trial: Trial) -> PRNGKeyArray:
+def _test_key(trial: Trial) -> PRNGKeyArray:
     """The key from which `run_adapted` draws the problem of the test."""
     return jax.random.split(_key(trial), 4)[2]
 
@@ -134,7 +126,7 @@ def excess(trial: Trial, run: AdaptationRun, place: str, test: AbstractFamily) -
 
     Where the penalty leaves a minimum far above zero, the logarithm of the loss itself tells methods apart no more.
     """
-    problem = test(test_key(trial))
+    problem = test(_test_key(trial))
     assert isinstance(problem, problems.LassoBatch)
     least = trial.once(f"minimum-{place}-{trial.repetition}", lambda folder: lasso_minimum(problem))
     return math.log10(max(10**run.score - least, 1e-9))

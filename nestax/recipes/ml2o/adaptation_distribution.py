@@ -22,7 +22,8 @@ class Protocol:
 def measure(trial: Trial, adaptation: str, method: str) -> dict[str, Any]:
     setting = trial.protocol.setting
     test = common.optimizees(setting, "lasso", trial.protocol.test_sigma)
-    own = common.optimizees(setting, *(("train",) if adaptation == "train" else ("lasso", float(adaptation))))
+    of_training = adaptation == "train"
+    own = common.optimizees(setting, "train" if of_training else "lasso", 1.0 if of_training else float(adaptation))
     run = common.adapted(trial, common.start(trial, method), own, test, common.steps_of(trial, method))
     return {"score": run.score}
 

@@ -60,11 +60,11 @@ def _speedup(metrics: Metrics) -> dict[str, float | None]:
     out = {}
     for place, curves in metrics["curves"].items():
         level = min(curves["transfer-learning"])
-        steps = [
+        theirs, ours = (
             next((s for s, y in zip(metrics["steps"], curves[name]) if y <= level), None)
             for name in ("transfer-learning", "m-l2o")
-        ]
-        out[place] = None if None in steps else round(steps[0] / steps[1], 2)
+        )
+        out[place] = None if theirs is None or ours is None else round(theirs / ours, 2)
     return out
 
 
