@@ -22,7 +22,7 @@ from .._storage import CheckpointError, read_json
 
 DEFAULT_PROBLEM = "digits-mlp"
 _NARROW = 60  # columns below which the options of a help page stand above their texts, not beside them
-_AGAIN_SECONDS = 5.0
+_AGAIN_SECONDS, _SOON_SECONDS = 5.0, 0.05  # until an interrupt comes again that something swallowed, or Python dropped
 
 
 # Typer brings its own copy of click in some versions, so its classes are taken from it.
@@ -124,7 +124,8 @@ def _fail(error: Exception, status: int) -> None:
 
 @contextlib.contextmanager
 def _insistent_interrupts() -> Iterator[None]:
-    """Python drops a `KeyboardInterrupt` that comes in a callback of JAX or of a garbage collection: raise it again."""
+    """Python drops a `KeyboardInterrupt` that comes in a callback of JAX or of a garbage collection, with a traceback:
+    say nothing, and raise it again."""
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, as in a background job
     if not heeded or threading.current_thread() is not threading.main_thread():
         yield
@@ -134,11 +135,19 @@ def _insistent_interrupts() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
         raise KeyboardInterrupt
 
+    def unraisable(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
+        else:
+            hook(dropped)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -372,6 +372,23 @@ def test_ctrl_c_before_the_first_command_is_quiet(monkeypatch):
         nestax_command.main()
 
 
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_python_drops_comes_again_in_silence(capsys):
+    """As one does that comes while the garbage collector calls JAX."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), _app._insistent_interrupts():
+            Dropped()
+            time.sleep(600)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.recipe
 def test_demo_prints_its_tables(monkeypatch, tmp_path):
     """The main job of the README, at the smoke scale: what it reads of the recipe's metrics must be there."""

@@ -84,7 +84,7 @@ REASONS: list[tuple[str, str, str, str]] = [
         BATCH,
         "a batch, for `vmap`",
     ),
-    (r"optimizers\.[a-z]\w+|problems\.\w+_dilemma", r".*", BATCH, "a batch of objects, for `vmap`"),
+    (r"optimizers\.[a-z]\w+|problems\.(\w+_dilemma|normal_\w+|uniform_\w+)", r".*", BATCH, "objects, for `vmap`"),
     (r"dynamics\.(\w+_rate|momentum_cubic|suggest_from_eigenvalues)", r".*", BATCH, "a formula broadcasts"),
     (
         r"measures\.\w+|networks\.(unchanged|normalize_batch)",
@@ -93,6 +93,7 @@ REASONS: list[tuple[str, str, str, str]] = [
         "a batch",
     ),
     (r"problems\.(inception_score|plot_images)", r"probabilities|images", BATCH, "a batch"),
+    (r"evaluation\.mean_interval", r"values", r"NaN.*|" + BATCH, "runs that diverged, or several of them"),
     (r"measures\.\w+", r"values|magnitudes|distances", r"NaN array|shape \(0,\)", "a run that diverged, or is empty"),
     # numbers of either sign
     (r"dynamics\.(\w+_rate|momentum_cubic)", r".*", NEGATIVE, "a formula holds for all numbers"),
@@ -101,6 +102,7 @@ REASONS: list[tuple[str, str, str, str]] = [
     (r"networks\.unchanged", r"values", NEGATIVE, "any real number"),
     (r"hyperparameters\.\w+", r"initial", NEGATIVE, "a logarithm"),
     (r"learned\.\w+", r"scale|output_scale", NEGATIVE, "what a network puts out has either sign"),
+    (r"learned\.interpolate", r"weight", NEGATIVE, "beyond the two"),
     (r"meta\.Sum(Log)?", r"weights", NEGATIVE, "weights of either sign"),
     (r"optimizers\.SymplecticGradientAdjustment", r"alignment|strength", NEGATIVE, "of either sign, as published"),
     (r"optimizers\.complex_\w+", r"phase|learning_rate", NEGATIVE, "an angle, and a complex rate"),

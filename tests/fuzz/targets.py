@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import nestax as nx
@@ -42,6 +43,8 @@ PRODUCED = {
     "dynamics.Suggestion",
     "dynamics.Suggestions",
     "dynamics.Tree",
+    "evaluation.AdaptationComparison",
+    "evaluation.AdaptationRun",
     "evaluation.Curve",
     "evaluation.Evaluation",
     "evaluation.GameRuns",
@@ -73,6 +76,7 @@ PRODUCED = {
     "measures.Trajectory",
     "measures.follow",
     "measures.record",
+    "meta.Adaptation",
     "meta.Batch",
     "meta.Epoch",
     "meta.Lesson",
@@ -274,6 +278,10 @@ def valid() -> dict[str, Any]:
         "estimator": nx.meta.TruncatedBackprop(),
         "num_epochs": 2,
         "teachers": (sgd,),
+        "adaptation": Quadratic(),
+        "test": Quadratic(),
+        "sigma": 1.0,
+        "methods": {},
         "teacher": sgd,
     }
 
@@ -311,7 +319,20 @@ def special() -> dict[str, Any]:
         "data.Corpus.name": "toy",
         "learned.preset.name": "rnnprop",
         "learned.save.optimizer": nx.learned.RNNprop(hidden_sizes=(2,), key=jax.random.key(0)),
-        "meta.train.optimizer": nx.learned.RNNprop(hidden_sizes=(2,), key=jax.random.key(0)),
+        **dict.fromkeys(
+            (
+                "meta.train.optimizer",
+                "evaluation.run_adapted.optimizer",
+                "evaluation.four_methods.untrained",
+                "evaluation.four_methods.trained",
+                "evaluation.four_methods.nested",
+                "evaluation.AdaptationMethod.optimizer",
+                "learned.interpolate.first",
+                "learned.interpolate.second",
+                "meta.adapt.optimizer",
+            ),
+            nx.learned.RNNprop(hidden_sizes=(2,), key=jax.random.key(0)),
+        ),
         "dynamics.predicted_rate.problem": nx.problems.DiracGAN(),
         "dynamics.predicted_rate.players": scalars,
         "dynamics.suggest.problem": nx.problems.DiracGAN(),
@@ -326,6 +347,7 @@ def special() -> dict[str, Any]:
         "evaluation.tune.make": nx.optimizers.sgd,
         "evaluation.evaluate.optimizers": {"sgd": optax.sgd(0.1)},
         "meta.FromSampler.make": nx.problems.RotatedSaddle.random,
+        "evaluation.mean_interval.values": np.ones(4),
         "measures.first_below.values": jnp.ones(4),
         "measures.tail.values": jnp.ones(4),
         "measures.diverged.values": jnp.ones(4),
@@ -351,6 +373,11 @@ def special() -> dict[str, Any]:
         "meta.RandomScaling.tasks": nx.FixedProblem(Quadratic()),
         "networks.draw_layer.init_scale": jnp.array(0.1),
         "optimizers.linked_momentum.matrix": 0.5 * jnp.eye(2),
+        "problems.LassoBatch.matrix": jnp.ones((1, 2, 2)),
+        "problems.LassoBatch.target": jnp.ones((1, 2)),
+        "problems.RastriginBatch.matrix": jnp.ones((1, 2, 2)),
+        "problems.RastriginBatch.target": jnp.ones((1, 2)),
+        "problems.RastriginBatch.weights": jnp.ones((1, 2)),
         "problems.MixedGame.first": nx.problems.MatchingPennies(),
         "problems.MixedGame.second": nx.problems.MatchingPennies(),
     }

@@ -44,6 +44,13 @@ def test_every_public_callable_has_a_valid_call():
         targets.valid_call(name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(targets.names()) - targets.WITHOUT_CALL))
+def test_valid_calls_are_valid(name):
+    """Else errors would be about another argument, as the share of deliberate ones shows, too."""
+    targets.target(name)(**targets.valid_call(name))
+
+
 def test_nonsense_is_refused_by_name(inputs):
     """A fixed sample; hypothesis chooses further ones below."""
     outcomes = run(random.Random(0).sample(inputs, FEW))
