@@ -10,6 +10,7 @@ from ._curvature import (
     Operator as Operator,
 )
 from ._dense import Exact as Exact, Nystrom as Nystrom
+from ._check import HypergradientCheck as HypergradientCheck, check_hypergradient as check_hypergradient
 from ._hypergradient import hypergradient as hypergradient
 from ._inverse import (
     AbstractInverse as AbstractInverse,
@@ -19,6 +20,7 @@ from ._inverse import (
     solver_info as solver_info,
 )
 from ._krylov import CG as CG, GMRES as GMRES, NormalCG as NormalCG
+from ._minres import MINRES as MINRES
 from ._lineax import NeumannSolver as NeumannSolver
 from ._method import (
     AbstractMethod as AbstractMethod,

@@ -36,11 +36,11 @@ def hypergradient(
     - `players`: `(hyperparameters, weights)`, two pytrees of floating-point arrays.
     - `batches`: one sample of the problem, on which everything is evaluated, its key held fixed; default `None`, for a
       deterministic problem. Or `Batches`, where methods that can use several samples get their own.
-    - `method`: default `Implicit()`: twenty Neumann terms with an automatic step size. See `Implicit`, `Unrolled`.
+    - `method`: default `Implicit()`: at most a hundred steps of `MINRES`. See `Implicit`, `Unrolled`.
     - `guess`: an `adjoint` of a hypergradient nearby, from which iterative solvers start.
     - `inner_tolerance`: warn where the inner gradient is longer than this. Default `None`: only `info` says it.
     - `throw`: outside `jit` and `vmap`, raise `NumericalError` for a divergent series, a singular matrix or a value
-      that is not finite, and warn of negative curvature. Inside, or with `False`, only `info` says it.
+      that is not finite, and warn of negative curvature and of a residual above 0.1. Inside, or with `False`, only `info` says it.
 
     **Returns** a `Hypergradient`.
 
@@ -68,7 +68,7 @@ def hypergradient(
     method = Implicit() if method is None else method
     if not isinstance(method, AbstractMethod):
         raise ValueError(
-            f"`method` must be a hypergradient method such as `Implicit(Neumann())` or `Unrolled(optimizer, 20)`, got "
+            f"`method` must be a hypergradient method such as `Implicit(MINRES())` or `Unrolled(optimizer, 20)`, got "
             f"{method!r}."
         )
     check_arrays((batches.outer, batches.inner) if isinstance(batches, Batches) else batches, "batches")

@@ -89,6 +89,12 @@ class AbstractInverse(eqx.Module):
         """$x \approx (C + \rho I)^{-1} v$, from `guess` where the solver is iterative and there is one."""
 
 
+def check_steps(solver: AbstractInverse, num_steps: int) -> None:
+    """Raises `ValueError` for fewer than one step."""
+    if num_steps < 1:
+        raise ValueError(f"`{type(solver).__name__}(num_steps=...)` must be at least 1, got {num_steps}.")
+
+
 def vector_dtype(tree: PyTree) -> Any:
     """The dtype in which inner products of such vectors are computed."""
     return upcast_dtype(common_dtype(tree))

@@ -12,14 +12,15 @@ from jaxtyping import Array, Float
 from .._checks import named, scalar
 from .._tree import add_scaled, dot
 from ._curvature import Operator
-from ._inverse import AbstractInverse, solver_info, vector_dtype
+from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
 
 
 class CG(AbstractInverse):
     r"""Conjugate gradients on $(C + \rho I) x = v$ (Hestenes and Stiefel, 1952; in hypergradients Pedregosa, 2016, and
     Rajeswaran et al., 2019).
 
-    Fewest products where the curvature is positive definite. The iteration stops at $\lVert r \rVert \le \max(rtol
+    Fewest products where the curvature is well inside the positive definite matrices; elsewhere the residual may leap,
+    and `MINRES` is safer. The iteration stops at $\lVert r \rVert \le \max(rtol
     \lVert v \rVert, atol)$, after `num_steps`, or before a direction of curvature that is not positive up to rounding,
     whose step would be meaningless: then $x$ is the last safe iterate, and the info says `indefinite`.
 
@@ -41,7 +42,7 @@ class CG(AbstractInverse):
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        _check_steps(self)
+        check_steps(self, self.num_steps)
 
     def with_tolerance(self, tolerance):
         return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
@@ -63,7 +64,7 @@ class NormalCG(AbstractInverse):
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        _check_steps(self)
+        check_steps(self, self.num_steps)
 
     def with_tolerance(self, tolerance):
         return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
@@ -99,7 +100,7 @@ class GMRES(AbstractInverse):
     atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
 
     def __check_init__(self):
-        _check_steps(self)
+        check_steps(self, self.num_steps)
 
     def with_tolerance(self, tolerance):
         return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
@@ -115,11 +116,6 @@ class GMRES(AbstractInverse):
         with jax.numpy_dtype_promotion("standard"):  # lineax is not written for strict promotion
             out = lineax.linear_solve(linear, vector, solver, throw=False)
         return out.value, solver_info(dtype, self.num_steps + 2)
-
-
-def _check_steps(solver):
-    if solver.num_steps < 1:
-        raise ValueError(f"`{type(solver).__name__}(num_steps=...)` must be at least 1, got {solver.num_steps}.")
 
 
 def _conjugate_gradients(operator, vector, guess, num_steps, rtol, atol):

@@ -12,8 +12,18 @@ from .._checks import check_arrays, named, scalar
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import dot
 from ._curvature import AbstractCurvature, Hessian, Operator, inner_loss, outer_loss
-from ._inverse import AbstractInverse, Neumann, SolverInfo, solver_info, vector_dtype
+from ._inverse import AbstractInverse, SolverInfo, solver_info, vector_dtype
+from ._minres import MINRES
 from ._structure import apply_and_trace
+
+
+LARGE_RESIDUAL = 0.1
+"""Relative residuals above this are warned of."""
+
+MORE_ACCURACY = (
+    "Take more of its steps or terms, or `MINRES()`, or pass `damping`; `check_hypergradient` measures the error. Where a "
+    "rough inverse is meant, pass `Implicit(..., residual=False)`."
+)
 
 
 class Batches(eqx.Module):
@@ -44,7 +54,8 @@ class HypergradientInfo(eqx.Module):
     - `inner_loss`: the inner loss at the weights, on the first inner sample.
     - `inner_gradient_norm`: $\lVert \partial L_T / \partial w \rVert$ there. Implicit differentiation assumes zero: the
       bias is bounded by this number times constants, one of which is $\lVert H^{-1} \rVert$.
-    - `residual`: $\lVert (C + \rho I) x - v \rVert / \lVert v \rVert$ of the linear system.
+    - `residual`: $\lVert (C + \rho I) x - v \rVert / \lVert v \rVert$ of the linear system, from a product of its own. Small
+      where the hypergradient is right, but not only there: the relative error may be larger by the condition number.
     - `largest_safe_alpha`: $2 / \hat\lambda_{\max}$, with the solver's estimate of the largest eigenvalue, which is
       from below: a Neumann series with a larger $\alpha$ diverges.
     - `solver`: a `SolverInfo`: products, Rayleigh quotients, and flags for a divergent series, negative curvature and a
@@ -124,17 +135,17 @@ class Implicit(AbstractMethod):
 
     **Arguments:**
 
-    - `solver`: how to multiply by the inverse; default `Neumann()`.
+    - `solver`: how to multiply by the inverse; default `MINRES()`.
     - `curvature`: $C$, default `Hessian()`; or `GaussNewton()`, `EmpiricalFisher()`.
     - `damping`: $\rho \ge 0$, a learnable leaf, default 0. It makes a singular or slightly indefinite curvature
       positive, and biases the hypergradient towards that of a short training.
-    - `residual`: measure `info.residual`, for one product more. Default `True`; switch it off where every product
-      counts.
+    - `residual`: measure `info.residual`, for one product more, and warn where it is above 0.1. Default `True`; switch
+      it off where every product counts, or where a rough inverse is meant.
 
     **Raises** `ValueError` for negative damping, or none with a solver that needs it.
     """
 
-    solver: AbstractInverse = eqx.field(default_factory=Neumann)
+    solver: AbstractInverse = eqx.field(default_factory=MINRES)
     curvature: AbstractCurvature = eqx.field(default_factory=Hessian)
     damping: Float[Array, ""] = eqx.field(converter=named(scalar, "damping"), default=0.0)
     residual: bool = eqx.field(static=True, default=True)
@@ -261,14 +272,20 @@ class Implicit(AbstractMethod):
                 "The solution of the linear system is not finite. Look at the inner loss and its gradient "
                 f"(norm {float(info.inner_gradient_norm):.3g}) at these weights, or pass `damping`."
             ), None
+        warnings = []
         if solver.indefinite:
-            return None, (
+            warnings.append(
                 f"{type(self.solver).__name__} met negative curvature (a Rayleigh quotient of "
                 f"{float(solver.min_rayleigh):.3g}): the weights are not at a minimum of the inner loss, whose "
                 f"gradient has norm {float(info.inner_gradient_norm):.3g}. Take more inner steps, or pass `damping` or "
                 "`GaussNewton()`."
             )
-        return None, None
+        if self.residual and info.residual > LARGE_RESIDUAL:
+            warnings.append(
+                f"{type(self.solver).__name__} solved its linear system to a relative residual of "
+                f"{float(info.residual):.2g} only: the hypergradient may be far off. {MORE_ACCURACY}"
+            )
+        return None, " ".join(warnings) or None
 
 
 class Direct(AbstractMethod):

@@ -24,7 +24,8 @@ from .._storage import name_of
 from ..loggers import Callback
 from ..optimizers import as_gradient_optimizer, as_optimizer
 from ._hypergradient import check_pair
-from ._method import AbstractMethod, Implicit
+from ._method import LARGE_RESIDUAL, MORE_ACCURACY, AbstractMethod, Implicit
+from ._minres import MINRES
 from ._outer import OuterFailure, OuterSamples, OuterStep, TuningState
 from ._tolerance import AbstractTolerance
 
@@ -106,7 +107,7 @@ def tune(
     - `num_inner_steps`: updates of the weights before each of them. Published: 5 with full batches, 9 with
       mini-batches, 1 for language models. May be 0 for `Unrolled`, whose steps train.
     - `key`: fixes the initial point and all samples. One sample serves all of a hypergradient, its key included.
-    - `method`: default `Implicit(residual=False)`: twenty Neumann terms with an automatic step size.
+    - `method`: default `Implicit(MINRES(warm_start=True))`.
     - `players`: where to start; `None` means `problem.init`. `state`: where to go on from, with its players.
     - `tolerance`: $\varepsilon_k$ as in HOAG (Pedregosa, 2016), used twice: rounds of `num_inner_steps` are
       repeated, at most `max_rounds` times, until the inner gradient is that short, and the linear system of `CG`,
@@ -131,7 +132,8 @@ def tune(
       `result` and `message` say so, and the players are the last ones that were in order. The checkpoint is that of the
       last complete record.
 
-    **Returns** a `Tuning`. Warns if a Neumann series diverged or a matrix was singular on the way.
+    **Returns** a `Tuning`. Warns if a Neumann series diverged or a matrix was singular on the way, and where the
+    relative residual of the linear systems is above 0.1 at the end.
 
     **Raises** `ValueError` for bad arguments, or a folder that holds a run, other files, or is in use;
     `CheckpointError` for a damaged checkpoint or one of another run; `NumericalError` as above.
@@ -155,7 +157,7 @@ def tune(
 
     ```
     """
-    method = Implicit(residual=False) if method is None else method
+    method = Implicit(MINRES(warm_start=True)) if method is None else method
     _check(num_outer_steps, num_inner_steps, record_every, patience, max_rounds, method)
     if state is not None and players is not None:
         raise ValueError("A `state` to go on from holds its players: pass one of both.")
@@ -283,6 +285,13 @@ class _Records:
             session.report(_CHART, _lines(history))
         if self.complaint is not None:
             warnings.warn(f"In {sum(r['diverged'] for r in history)} outer steps: {self.complaint}", stacklevel=3)
+        large = [r["residual"] for r in history if (r["residual"] or 0) > LARGE_RESIDUAL]
+        if large and (history[-1]["residual"] or 0) > LARGE_RESIDUAL:
+            warnings.warn(
+                f"In {len(large)} of {len(history)} records the linear systems were solved to a relative residual above "
+                f"{LARGE_RESIDUAL} only, at last {large[-1]:.2g}: the hypergradients may be far off. {MORE_ACCURACY}",
+                stacklevel=3,
+            )
         if history and session.best_record is None:
             warnings.warn(f"No record had a finite `criterion`, {self.criterion!r}: `best` is the start.", stacklevel=3)
         result = RESULTS.nonfinite if session.failure else RESULTS.successful

@@ -33,14 +33,14 @@ def test_a_singular_curvature_is_named_and_the_pseudo_inverse_offered():
     np.testing.assert_allclose(out.gradient, expected, rtol=1e-9)
     assert float(out.info.solver.condition) == pytest.approx(2.0)
     # a cut above the middle eigenvalue keeps only the largest
-    few = failing(problem, hyper.Implicit(hyper.Exact(pinv=True, rcond=0.7)))
+    few = failing(problem, hyper.Implicit(hyper.Exact(pinv=True, rcond=0.7), residual=False))
     assert float(few.info.solver.condition) == pytest.approx(1.0)
 
 
 def test_neumann_is_finite_on_a_singular_curvature():
     """Along the null space the gain is alpha times the number of terms."""
     problem = ridge((0.0, 0.5, 1.0))
-    out = failing(problem, hyper.Implicit(hyper.Neumann(7, 0.6)))
+    out = failing(problem, hyper.Implicit(hyper.Neumann(7, 0.6), residual=False))
     null = jnp.linalg.eigh(problem.curvature)[1][:, 0]
     vector = players_of(problem)[1] - problem.target
     assert float(null @ out.adjoint) == pytest.approx(float(0.6 * 7 * null @ vector), rel=1e-9)
@@ -58,7 +58,7 @@ def test_a_divergent_series_says_the_largest_safe_alpha():
     assert jnp.all(jnp.isfinite(out.gradient))
     # no more terms were added than those below ten times the first
     assert jnp.linalg.norm(out.adjoint) < 0.7 * 40 * 10 * jnp.linalg.norm(players_of(problem)[1] - problem.target)
-    below = failing(problem, hyper.Implicit(hyper.Neumann(40, 0.49)))
+    below = failing(problem, hyper.Implicit(hyper.Neumann(40, 0.49), residual=False))
     assert not below.info.solver.diverged
 
 
