@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_hypergradient_accuracy [--json PATH] [--rounds 1]
 
-"error" is the distance of a float32 hypergradient to the exact one at the same weights in float64 (pseudo-inverse of the
-whole Hessian), over its length; beside it the cosine, the relative residual that `info` reports, and products with the
-Hessian. The hyperparameters are one logarithm of a decay per weight. The problems: ridge regressions on 38 features
+"error" is the distance of a float32 hypergradient to the exact one at the same weights in float64 (pseudo-inverse of
+the whole Hessian), over its length; beside it the cosine, the relative residual that `info` reports, and products with
+the Hessian. The hyperparameters are one logarithm of a decay per weight. The problems: ridge regressions on 38 features
 whose Hessians have the conditions 10, 211 and 10,000, at their minimum; softmax regression and networks 64-16-10 on 200
 of scikit-learn's digits. `tanh` is trained out (5,000 steps of Adam, positive definite), `relu` is not (500 steps): its
 Hessian is indefinite with eigenvalues next to zero, an exact inverse means nothing there, and only residuals count.

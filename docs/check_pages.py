@@ -4,9 +4,9 @@
 
 Always: every link inside the site, with its anchor, and every image has a target; images have a text; nothing is loaded
 from another host; no formula is left in TeX. Where Chromium, Chrome or Firefox is found, every page is opened in it
-without a window, at 400 and 1,300 pixels, in light and dark: no page is wider than the screen, whatever is wider than its
-place scrolls inside itself, images are drawn, formulas have a size, text stands out from its background, scripts have no
-errors, nothing comes from another host, and the search finds something. Where there is none, it says so.
+without a window, at 400 and 1,300 pixels, in light and dark: no page is wider than the screen, whatever is wider than
+its place scrolls inside itself, images are drawn, formulas have a size, text stands out from its background, scripts
+have no errors, nothing comes from another host, and the search finds something. Where there is none, it says so.
 """
 
 import argparse

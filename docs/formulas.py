@@ -1,4 +1,4 @@
-"""A hook of MkDocs: formulas become MathML when the pages are built, which browsers draw without scripts or a network."""
+"""A hook of MkDocs: formulas become MathML when pages are built, which browsers draw without scripts or a network."""
 
 import html
 import re
@@ -8,6 +8,7 @@ from mkdocs.exceptions import PluginError
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
+_WIDE = 50  # characters of TeX, above which a formula in a line may be wider than a telephone
 _ARG = re.compile(r"\\arg(?![A-Za-z])")
 _LEFT = re.compile(r"<m[ion][^>]*>(\\[A-Za-z]*)")  # a command that the converter does not know stays as it is
 
@@ -28,7 +29,9 @@ def on_page_content(content: str, page, **_) -> str:
     """Called by MkDocs with the HTML of every page."""
 
     def inline(match: re.Match) -> str:
-        return mathml(_tex(match), "inline")
+        tex = _tex(match)
+        markup = mathml(tex, "inline")
+        return f'<span class="wide-formula">{markup}</span>' if len(tex) > _WIDE else markup
 
     def block(match: re.Match) -> str:
         return f'<div class="formula">{mathml(_tex(match), "block")}</div>'

@@ -29,9 +29,10 @@ class HypergradientCheck:
     - `error`: the distance to the exact hypergradient at these weights in float64, over its length.
     - `cosine`: that of the angle between the two.
     - `residual`, `inner_gradient_norm`: those of the method's own info.
-    - `directional`: the exact hypergradient along each direction; `differences`: the finite differences of the outer loss
-      after training anew, along the same; `difference_error`: the largest distance of the two, over the largest of the
-      differences. Large where the weights were not at a minimum: then the exact hypergradient is not that of training.
+    - `directional`: the exact hypergradient along each direction; `differences`: the finite differences of the outer
+      loss after training anew, along the same; `difference_error`: the largest distance of the two, over the largest
+      of the differences. Large where the weights were not at a minimum: then the exact hypergradient is not that of
+      training.
     """
 
     error: float
@@ -65,12 +66,12 @@ def check_hypergradient(
 ) -> HypergradientCheck:
     r"""Measures how far the hypergradient of `method` is off, against two independent truths.
 
-    The first is `Implicit(Exact(pinv=True))` at the same weights, in float64 whatever the settings: it judges the linear
-    solver, and needs the whole Hessian, so take a small copy of the problem: a narrower network, fewer examples. The
-    second, where an `optimizer` is given, are central differences $(L_V(\lambda + \varepsilon u) - L_V(\lambda -
-    \varepsilon u)) / 2\varepsilon$ along random unit vectors $u$, with the weights trained anew from where they are: it
-    judges implicit differentiation itself. It is only as good as the training, so train until the inner gradient is
-    tiny.
+    The first is `Implicit(Exact(pinv=True))` at the same weights, in float64 whatever the settings: it judges the
+    linear solver, and needs the whole Hessian, so take a small copy of the problem: a narrower network, fewer
+    examples. The second, where an `optimizer` is given, are central differences $(L_V(\lambda + \varepsilon u) -
+    L_V(\lambda - \varepsilon u)) / 2\varepsilon$ along random unit vectors $u$, with the weights trained anew from
+    where they are: it judges implicit differentiation itself. It is only as good as the training, so train until the
+    inner gradient is tiny.
 
     **Arguments:**
 
@@ -81,8 +82,8 @@ def check_hypergradient(
 
     **Returns** a `HypergradientCheck`; print it.
 
-    **Raises** `ValueError` for a problem that has not two players, for more weights than `Exact` takes, or where training
-    for the differences led to inf or NaN.
+    **Raises** `ValueError` for a problem that has not two players, for more weights than `Exact` takes, or where
+    training for the differences led to inf or NaN.
 
     **Example:** one term of a series is not enough.
 
@@ -97,8 +98,9 @@ def check_hypergradient(
     ...         return jnp.sum(jnp.array([1, 0.1]) * (weights - hyperparameters) ** 2)
     >>> players = jnp.ones(2), jnp.ones(2)
     >>> for solver in (nx.hyper.Identity(), nx.hyper.MINRES()):
+    ...     method = nx.hyper.Implicit(solver, residual=False)
     ...     check = nx.hyper.check_hypergradient(
-    ...         Toy(), players, None, nx.hyper.Implicit(solver, residual=False), optimizer=optax.sgd(0.4), num_steps=200)
+    ...         Toy(), players, None, method, optimizer=optax.sgd(0.4), num_steps=200)
     ...     print(f"{check.error:.2f} {check.difference_error:.2f}")
     0.91 0.00
     0.00 0.00

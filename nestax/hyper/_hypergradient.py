@@ -40,7 +40,8 @@ def hypergradient(
     - `guess`: an `adjoint` of a hypergradient nearby, from which iterative solvers start.
     - `inner_tolerance`: warn where the inner gradient is longer than this. Default `None`: only `info` says it.
     - `throw`: outside `jit` and `vmap`, raise `NumericalError` for a divergent series, a singular matrix or a value
-      that is not finite, and warn of negative curvature and of a residual above 0.1. Inside, or with `False`, only `info` says it.
+      that is not finite, and warn of negative curvature and of a residual above 0.1. Inside, or with `False`, only
+      `info` says it.
 
     **Returns** a `Hypergradient`.
 

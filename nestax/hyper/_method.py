@@ -16,13 +16,12 @@ from ._inverse import AbstractInverse, SolverInfo, solver_info, vector_dtype
 from ._minres import MINRES
 from ._structure import apply_and_trace
 
-
 LARGE_RESIDUAL = 0.1
 """Relative residuals above this are warned of."""
 
 MORE_ACCURACY = (
-    "Take more of its steps or terms, or `MINRES()`, or pass `damping`; `check_hypergradient` measures the error. Where a "
-    "rough inverse is meant, pass `Implicit(..., residual=False)`."
+    "Take more of its steps or terms, or `MINRES()`, or pass `damping`; `check_hypergradient` measures the error. "
+    "Where a rough inverse is meant, pass `Implicit(..., residual=False)`."
 )
 
 
@@ -54,8 +53,9 @@ class HypergradientInfo(eqx.Module):
     - `inner_loss`: the inner loss at the weights, on the first inner sample.
     - `inner_gradient_norm`: $\lVert \partial L_T / \partial w \rVert$ there. Implicit differentiation assumes zero: the
       bias is bounded by this number times constants, one of which is $\lVert H^{-1} \rVert$.
-    - `residual`: $\lVert (C + \rho I) x - v \rVert / \lVert v \rVert$ of the linear system, from a product of its own. Small
-      where the hypergradient is right, but not only there: the relative error may be larger by the condition number.
+    - `residual`: $\lVert (C + \rho I) x - v \rVert / \lVert v \rVert$ of the linear system, from a product of its
+      own. Small where the hypergradient is right, but not only there: the relative error may be larger by the condition
+      number.
     - `largest_safe_alpha`: $2 / \hat\lambda_{\max}$, with the solver's estimate of the largest eigenvalue, which is
       from below: a Neumann series with a larger $\alpha$ diverges.
     - `solver`: a `SolverInfo`: products, Rayleigh quotients, and flags for a divergent series, negative curvature and a

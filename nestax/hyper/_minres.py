@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._checks import named, scalar
 from .._tree import add_scaled, dot, norm, scaled
 from ._curvature import Operator
-from ._inverse import AbstractInverse, SolverInfo, check_steps, solver_info, vector_dtype
+from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
 
 
 class MINRES(AbstractInverse):
@@ -24,9 +24,9 @@ class MINRES(AbstractInverse):
     **Arguments:**
 
     - `num_steps`: at most so many products, default 100.
-    - `rtol`, `atol`: it stops at $\lVert r \rVert \le \max(rtol \lVert v \rVert, atol)$; learnable leaves, defaults 3e-4
-      and 0. The relative error of a hypergradient can be larger than the residual by the condition number; 3e-4 left
-      0.2 % at a condition of 211 (`benchmarks/bench_hypergradient_accuracy.py`).
+    - `rtol`, `atol`: it stops at $\lVert r \rVert \le \max(rtol \lVert v \rVert, atol)$; learnable leaves, defaults
+      3e-4 and 0. The relative error of a hypergradient can be larger than the residual by the condition number; 3e-4
+      left 0.3 % at a condition of 211 (`benchmarks/bench_hypergradient_accuracy.py`).
     - `warm_start`: in `tune`, start from the solution of the previous outer step, which costs one product.
 
     **Raises** `ValueError` for `num_steps < 1`.

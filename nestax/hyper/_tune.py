@@ -288,8 +288,9 @@ class _Records:
         large = [r["residual"] for r in history if (r["residual"] or 0) > LARGE_RESIDUAL]
         if large and (history[-1]["residual"] or 0) > LARGE_RESIDUAL:
             warnings.warn(
-                f"In {len(large)} of {len(history)} records the linear systems were solved to a relative residual above "
-                f"{LARGE_RESIDUAL} only, at last {large[-1]:.2g}: the hypergradients may be far off. {MORE_ACCURACY}",
+                f"In {len(large)} of {len(history)} records the linear systems were solved to a relative residual "
+                f"above {LARGE_RESIDUAL} only, at last {large[-1]:.2g}: the hypergradients may be far off. "
+                f"{MORE_ACCURACY}",
                 stacklevel=3,
             )
         if history and session.best_record is None:

@@ -28,9 +28,9 @@ class FromEquinox(AbstractArchitecture):
       inputs, or `lambda x: x.transpose(2, 0, 1)` for Equinox's convolutions, which want channels first. Pass a
       module-level function: a new lambda each time compiles anew each time. Default `None`: nothing.
 
-    Normalization with a state that is not trained, and layers that need a key, are not for this class: use
-    `eqx.nn.inference_mode` or a problem of your own. Layers here have no sites, so families of hyperparameters that act
-    on activations refuse them; those that act on weights, batches or the loss work.
+    Normalization with a state that is not trained, and layers that need a key, are not for this class: pass a loss to
+    `nestax.problems.FromLoss`, with `has_aux=True` for the state. Layers here have no sites, so families of
+    hyperparameters that act on activations refuse them; those that act on weights, batches or the loss work.
 
     **Raises** `ValueError` for anything but a module, or a function that returns one.
 

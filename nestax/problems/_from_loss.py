@@ -21,7 +21,8 @@ class FromLoss(AbstractProblem):
 
     **Arguments:**
 
-    - `loss`: `loss(params)`, or `loss(params, sample)` where there are samples; returns a scalar. Pass the same
+    - `loss`: `loss(params)`, or `loss(params, sample)` where there are samples; returns a scalar, and with `has_aux` a
+      pair of it and anything else. Pass the same
       function again rather than a new lambda, which would compile anew.
     - `params`: the initial point, and where every run starts.
     - `data`: a pytree of arrays with a leading axis of examples: a sample is then a batch of it, drawn on the device
@@ -29,6 +30,8 @@ class FromLoss(AbstractProblem):
     - `batch_size`: examples per batch. Default `None`: all of `data`, and deterministic.
     - `sample`: instead of `data`, a function of a key that draws a sample; `lambda key: key` hands over the key itself.
       Default `None`.
+    - `has_aux`: the loss returns a pair, whose second part is ignored by all but `aux`: a state that is not trained,
+      such as that of batch norms, or metrics. Default `False`.
 
     **Raises** `ValueError` for parameters without floating-point arrays, data of unequal lengths, both `data` and
     `sample`, or a batch larger than the data.
@@ -55,6 +58,7 @@ class FromLoss(AbstractProblem):
     loss: Callable[..., Float[Array, ""]] = eqx.field(static=True)
     sample: Callable[[PRNGKeyArray], Any] | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
+    has_aux: bool = eqx.field(static=True)
     rest: tuple[Any, ...] = eqx.field(static=True)  # leaves that are no arrays
     structure: Any = eqx.field(static=True)
 
@@ -66,6 +70,7 @@ class FromLoss(AbstractProblem):
         data: PyTree = None,
         batch_size: int | None = None,
         sample: Callable[[PRNGKeyArray], Any] | None = None,
+        has_aux: bool = False,
     ):
         for name, value in (("loss", loss), ("sample", sample)):
             if not callable(value) and (name == "loss" or value is not None):
@@ -88,7 +93,7 @@ class FromLoss(AbstractProblem):
         check_arrays(data, "data")
         leaves, self.structure = jax.tree.flatten(rest)
         self.rest = tuple(leaves)
-        self.loss, self.sample = loss, sample
+        self.loss, self.sample, self.has_aux = loss, sample, has_aux
         self.data = None if data is None else jax.tree.map(jnp.asarray, data)
         self.batch_size = None if batch_size is None else count(batch_size, "batch_size")
         if data is not None:
@@ -107,12 +112,11 @@ class FromLoss(AbstractProblem):
         return jax.random.split(key, num) if self.sample is not None or self.batch_size is not None else None
 
     def losses(self, players: tuple[PyTree], sample: Sample) -> tuple[Float[Array, ""]]:
-        params = self.combine(players[0])
         if self.sample is not None:
-            return (self.loss(params, self.sample(sample)),)
+            return (self._evaluate(players[0], self.sample(sample))[0],)
         if self.data is None:
-            return (self.loss(params),)
-        return (self.loss(params, self._batch(sample)),)
+            return (self._evaluate(players[0])[0],)
+        return (self._evaluate(players[0], self._batch(sample))[0],)
 
     def combine(self, player: PyTree) -> PyTree:
         """`params` as the loss receives them: a player, and all that is not trained."""
@@ -120,10 +124,34 @@ class FromLoss(AbstractProblem):
 
     def full_loss(self, players: tuple[PyTree], data: PyTree = None) -> Float[Array, ""]:
         """The loss on all of `data` at once; default `None`: on the problem's own. Pass test data here."""
+        return self._evaluate(players[0], self._all(data, "full_loss"))[0]
+
+    def aux(self, players: tuple[PyTree], data: PyTree = None) -> Any:
+        """What the loss returns beside its value on all of `data` at once; default `None`: the problem's own.
+
+        **Raises** `ValueError` for a problem without `has_aux`.
+        """
+        if not self.has_aux:
+            raise ValueError("`aux` needs a loss that returns a pair: pass `has_aux=True` to `FromLoss`.")
+        if data is None and self.data is None and self.sample is None:
+            return self._evaluate(players[0])[1]
+        return self._evaluate(players[0], self._all(data, "aux"))[1]
+
+    def _all(self, data: PyTree, what: str) -> PyTree:
         data = self.data if data is None else data
         if data is None:
-            raise ValueError("`full_loss` needs `data`: this problem holds none.")
-        return self.loss(self.combine(players[0]), data)
+            raise ValueError(f"`{what}` needs `data`: this problem holds none.")
+        return data
+
+    def _evaluate(self, player: PyTree, *sample: PyTree) -> tuple[Float[Array, ""], Any]:
+        out = self.loss(self.combine(player), *sample)
+        if not self.has_aux:
+            return out, None
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise ValueError(
+                f"With `has_aux=True` the loss must return a pair, its value first, got {type(out).__name__}."
+            )
+        return out
 
     def _batch(self, key: Sample) -> PyTree:
         if self.batch_size is None:

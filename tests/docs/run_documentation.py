@@ -35,6 +35,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # where possible, so that both share their compiled programs.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "custom_problem.py": {"epochs": 1, "steps": 20, "problems": 4},
+    "first_hour.py": {"steps": 20, "problems": 2},
     "optax_loop.py": {"epochs": 1, "steps": 3},
     "per_weight_decay.py": {"outer_steps": 20, "inner_steps": 1},
     "sweep.py": {"steps": 20, "seeds": 2},

@@ -102,7 +102,7 @@ def test_minimal_residuals_fall_where_conjugate_gradients_leap():
     hyperparameters, weights = problem.init(jax.random.key(1))
     matrix, vector = np.asarray(problem.curvature), np.asarray(weights - problem.target)
     basis = np.stack([np.linalg.matrix_power(matrix, j) @ vector for j in range(6)], 1)
-    for steps in range(1, 6):
+    for steps in (1, 3, 5):
         method = hyper.Implicit(hyper.MINRES(steps, rtol=0.0))
         info = hyper.hypergradient(problem, (hyperparameters, weights), None, method, throw=False).info
         space = matrix @ basis[:, :steps]
@@ -154,8 +154,10 @@ def test_tune_warns_of_large_residuals():
         "num_inner_steps": 3,
         "key": jax.random.key(0),
     }
-    with pytest.warns(UserWarning, match=r"Neumann solved .* residual of 0\.\d+.*far off.*`MINRES\(\)`.*residual=False"):
-        hyper.hypergradient(problem, problem.init(jax.random.key(0)), None, hyper.Implicit(hyper.Neumann(2)))
+    with pytest.warns(
+        UserWarning, match=r"Neumann solved .* residual of 0\.\d+.*far off.*`MINRES\(\)`.*residual=False"
+    ):
+        hyper.hypergradient(problem, problem.init(jax.random.key(0)), None, hyper.Implicit(hyper.Neumann(1, 0.1)))
     with pytest.warns(UserWarning, match=r"In 4 of 4 records .* residual above 0\.1 only, at last 0\.\d+"):
         tuning = hyper.tune(problem, method=hyper.Implicit(hyper.Neumann(2)), **settings)
     assert all(record["residual"] > 0.1 for record in tuning.history)

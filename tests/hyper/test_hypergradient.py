@@ -380,7 +380,9 @@ def test_vmap_and_derivatives_of_alpha():
     np.testing.assert_allclose(jax.grad(total)(alphas[0]), jax.grad(closed)(alphas[0]), rtol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [hyper.MINRES(8), hyper.Neumann(60), hyper.CG(8), hyper.GMRES(4), hyper.NormalCG(8), hyper.Exact()])
+@pytest.mark.parametrize(
+    "solver", [hyper.MINRES(8), hyper.Neumann(60), hyper.CG(8), hyper.GMRES(4), hyper.NormalCG(8), hyper.Exact()]
+)
 def test_float32(solver):
     problem = ridge(dtype=jnp.float32)
     players = problem.init(jax.random.key(1))

@@ -140,3 +140,26 @@ def test_a_loss_with_a_module_or_a_sampler(key):
 def test_losses_that_are_no_problem(unchecked, arguments, message):
     with pytest.raises(ValueError, match=message):
         problems.FromLoss(**arguments)
+
+
+def test_what_a_loss_returns_beside_its_value(key):
+    """`has_aux`: ignored while the problem is solved, and computed by `aux`, on all data or on others."""
+    points = jnp.arange(6.0)[:, None]
+
+    def loss(params, batch):
+        return jnp.mean((batch @ params["w"]) ** 2), {"mean": jnp.mean(batch)}
+
+    plain = problems.FromLoss(lambda params, batch: loss(params, batch)[0], {"w": jnp.ones(1)}, data=points)
+    problem = problems.FromLoss(loss, {"w": jnp.ones(1)}, data=points, has_aux=True)
+    players = problem.init(key)
+    for a, b in zip(
+        jax.tree.leaves(joint_gradient(problem, players, None)), jax.tree.leaves(joint_gradient(plain, players, None))
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert problem.full_loss(players) == plain.full_loss(players)
+    assert problem.aux(players) == {"mean": 2.5}
+    assert problem.aux(players, points[:2]) == {"mean": 0.5}
+    with pytest.raises(ValueError, match="has_aux=True"):
+        plain.aux(players)
+    with pytest.raises(ValueError, match="must return a pair, its value first, got"):
+        problems.FromLoss(lambda params: jnp.sum(params), jnp.ones(2), has_aux=True).losses((jnp.ones(2),), None)
