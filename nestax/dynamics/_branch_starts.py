@@ -154,7 +154,11 @@ class AscentStart(AbstractStart):
         values = -np.asarray(out.losses[:, 0])
         # a reverse pass counts as two forward ones
         steps = 3 * self.num_ascent_steps * self.definition.count_steps(self.num_steps, self.num, game.dim)
-        facts = {**begin.facts, "exponent_before": float(values[0]), "exponent": float(values[int(out.num_steps) - 1])}
+        facts = {
+            **begin.facts,
+            "exponent_before": float(values[0]),
+            "exponent": float(values[max(int(out.num_steps) - 1, 0)]),
+        }
         return Start(game.flat(out.players[0]), begin.num_gradients + steps * game.gradients_per_step, facts)
 
 

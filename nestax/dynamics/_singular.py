@@ -76,6 +76,8 @@ def random_frame(dim: int, num: int, dtype: jnp.dtype) -> Float[Array, "dim num"
 
 
 def _orthonormal(matrix: Float[Array, "dim num"]) -> Float[Array, "dim num"]:
+    largest = jnp.max(jnp.abs(matrix), axis=0, keepdims=True)  # columns are scaled first, since squares overflow early
+    matrix = matrix / jnp.where(largest > 0, largest, jnp.ones_like(largest))
     if matrix.shape[1] == 1:
         norm = jnp.linalg.norm(matrix)
         return matrix / jnp.where(norm > 0, norm, jnp.ones_like(norm))

@@ -1,7 +1,7 @@
 """A GAN on a mixture of Gaussians in the plane, where the density is known and the modes can be counted."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import count, is_concrete
+from .._checks import count, is_concrete, one_of
 from .._tree import as_float_array, common_dtype
 from ..networks import MLP, AbstractArchitecture, as_architecture
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 
+Layout = Literal["circle", "grid"]
 HIGH_QUALITY = 3
 """Within how many standard deviations of a mode a point counts as being of high quality."""
 
@@ -33,11 +34,12 @@ class ModeCoverage(eqx.Module):
 
 
 class MixtureGAN(AbstractGAN):
-    r"""A GAN on a mixture of Gaussians whose centres are equally spaced on a circle.
+    r"""A GAN on a mixture of Gaussians whose centres are equally spaced on a circle, or lie on a square grid.
 
-    The data are $x = c_k + \sigma \xi$ with $k$ uniform, $c_k = \rho (\cos \frac{2 \pi k}{K}, \sin \frac{2 \pi k}{K})$
-    and $\xi \sim N(0, I_2)$; generated samples are $G(z)$ with $z \sim N(0, I)$. Players are `(generator,
-    discriminator)`; a sample is a PRNG key.
+    The data are $x = c_k + \sigma \xi$ with $k$ uniform and $\xi \sim N(0, I_2)$. On the circle $c_k = \rho (\cos
+    \frac{2 \pi k}{K}, \sin \frac{2 \pi k}{K})$; the grid has $\sqrt K$ centres per axis, $\rho$ apart, around the
+    origin; generated samples are $G(z)$ with $z \sim N(0, I)$. Players are `(generator, discriminator)`; a sample is
+    a PRNG key.
 
     **Arguments:**
 
@@ -45,16 +47,18 @@ class MixtureGAN(AbstractGAN):
     - `generator`, `discriminator`: the networks, each an `AbstractArchitecture`: from `latent_dim` numbers to two, and
       from two numbers to one logit. Default `None`: `MLP` with four hidden layers of 256 rectified linear units,
       initialized as in PyTorch (uniform in $\pm 1/\sqrt{n}$, $n$ inputs of the layer).
-    - `num_modes`: $K$. Default 8.
+    - `layout`: `"circle"` (default) or `"grid"`. With 16 modes and a `std` of 0.02 the grid is that of
+      {-1.5, -0.5, 0.5, 1.5}² in Balduzzi et al., *The mechanics of n-player differentiable games*, ICML 2018.
+    - `num_modes`: $K$. Default 8; of a grid a square number.
     - `std`: $\sigma$. Default 0.05: then neighbouring centres are 15 standard deviations apart.
-    - `radius`: $\rho$. Default 1.
+    - `radius`: $\rho$, of a grid the distance of neighbours. Default 1.
     - `latent_dim`: the length of $z$. Default 4.
     - `batch_size`: points drawn of each kind per sample. Default 256.
 
     `std` and `radius` are array leaves: `vmap` over them is a batch of problems.
 
-    **Raises** `ValueError` for an unknown loss, sizes that are no positive integers, and a `std` or `radius` that is
-    not a positive finite number.
+    **Raises** `ValueError` for an unknown loss, sizes that are no positive integers, a grid of a number of modes that
+    is no square, and a `std` or `radius` that is not a positive finite number.
 
     **Scores.** `negative_log_likelihood` of generated points is low where every point is near *some* mode, so a
     generator that collapsed to a single mode scores as well as a perfect one; points exactly at the centres score
@@ -86,6 +90,7 @@ class MixtureGAN(AbstractGAN):
     discriminator: AbstractArchitecture
     std: Float[Array, ""]
     radius: Float[Array, ""]
+    layout: Layout = eqx.field(static=True)
     num_modes: int = eqx.field(static=True)
     latent_dim: int = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
@@ -96,6 +101,7 @@ class MixtureGAN(AbstractGAN):
         generator: AbstractArchitecture | None = None,
         discriminator: AbstractArchitecture | None = None,
         *,
+        layout: Layout = "circle",
         num_modes: int = 8,
         std: ArrayLike = 0.05,
         radius: ArrayLike = 1.0,
@@ -106,7 +112,10 @@ class MixtureGAN(AbstractGAN):
         self.generator = _as_network(generator, "generator")
         self.discriminator = _as_network(discriminator, "discriminator")
         self.std, self.radius = _as_positive(std, "std"), _as_positive(radius, "radius")
+        self.layout = one_of(layout, ("circle", "grid"), "layout")
         self.num_modes = count(num_modes, "num_modes")
+        if layout == "grid" and math.isqrt(num_modes) ** 2 != num_modes:
+            raise ValueError(f"`num_modes` of a grid must be a square number, such as 16, got {num_modes}.")
         self.latent_dim = count(latent_dim, "latent_dim")
         self.batch_size = count(batch_size, "batch_size")
 
@@ -134,7 +143,11 @@ class MixtureGAN(AbstractGAN):
 
     @property
     def centres(self) -> Float[Array, "modes 2"]:
-        """The centres of the modes, counter-clockwise from $(\\rho, 0)$, in the dtype of `std`."""
+        """The centres of the modes, counter-clockwise from $(\\rho, 0)$ or row by row, in the dtype of `std`."""
+        if self.layout == "grid":
+            ticks = jnp.arange(math.isqrt(self.num_modes), dtype=self.std.dtype)
+            x, y = jnp.meshgrid(ticks - jnp.mean(ticks), ticks - jnp.mean(ticks), indexing="ij")
+            return self.radius.astype(self.std.dtype) * jnp.stack([x.reshape(-1), y.reshape(-1)], axis=1)
         angles = 2 * math.pi / self.num_modes * jnp.arange(self.num_modes, dtype=self.std.dtype)
         return self.radius.astype(self.std.dtype) * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
 

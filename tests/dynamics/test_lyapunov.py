@@ -202,6 +202,14 @@ def test_a_diverging_trajectory_says_so(name):
     np.testing.assert_allclose(out.exponents[0], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("num", [1, 2])
+def test_power_iteration_where_squares_overflow(num):
+    """Slopes of 10^200 and 10^190: their squares are infinite, their logarithms are not."""
+    steps = np.diag([1e200, 1e190])[None]
+    found = linear(steps, num, nd.FiniteTime(nd.PowerIteration(3)))
+    np.testing.assert_allclose(found, np.log([1e200, 1e190])[:num], rtol=1e-12)
+
+
 def test_maps_over_starts(players):
     starts = tuple(jnp.stack([p, 0.5 * p]) for p in players)
     batch = jax.vmap(lambda p: values(nd.FiniteTime())(p).exponents)(starts)

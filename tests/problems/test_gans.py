@@ -179,6 +179,16 @@ def test_centres_and_data(key):
     np.testing.assert_allclose(np.linalg.norm(other.real(key, 50), axis=1), 2, atol=0.06)
 
 
+def test_the_grid(key):
+    """The published one: sixteen centres at {-1.5, -0.5, 0.5, 1.5} squared."""
+    problem = problems.MixtureGAN(generator=TINY, layout="grid", num_modes=16, std=0.02)
+    axis = [-1.5, -0.5, 0.5, 1.5]
+    np.testing.assert_allclose(problem.centres, list(itertools.product(axis, axis)))
+    assert problem.mode_coverage(problem.real(key, 2_000)).num_modes == 16
+    with pytest.raises(ValueError, match="must be a square number, such as 16, got 8"):
+        problems.MixtureGAN(generator=TINY, layout="grid")
+
+
 def test_negative_log_likelihood_against_scipy(key):
     problem = problems.MixtureGAN(generator=TINY, num_modes=5, std=0.4, radius=1.3)  # modes overlap
     points = np.asarray(jax.random.normal(key, (50, 2))) * 2

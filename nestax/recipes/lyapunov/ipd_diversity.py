@@ -1,4 +1,7 @@
-"""Table 5.1: which solutions of the iterated prisoner's dilemma a bifurcation search finds, and what restarts find."""
+"""Table 5.1: which solutions of the iterated prisoner's dilemma a bifurcation search finds, and what restarts find.
+
+A start counts if its solutions hold one with both losses below 1.1 and one with both above 1.9.
+"""
 
 import dataclasses
 from typing import Any
@@ -7,13 +10,32 @@ import jax
 import numpy as np
 
 from ... import dynamics, optimizers, problems
-from .. import Claim, Recipe, Trial, at, at_least, at_most, values
+from .. import Recipe, Trial, at, at_least, at_most, claims, values
 from .._runner import spreads
 from . import PAPER
 from ._restarts import restarts
 
-SGD = ("search", "random-start", "random-directions", "published", "restarts", "short-restarts", "narrow-restarts")
-LOLA = ("search", "random-start", "random-directions", "published", "restarts", "short-restarts", "wide-restarts")
+SGD = (
+    "search",
+    "random-start",
+    "random-directions",
+    "random-both",
+    "published",
+    "restarts",
+    "short-restarts",
+    "narrow-restarts",
+)
+LOLA = (
+    "search",
+    "random-start",
+    "random-directions",
+    "random-both",
+    "published",
+    "restarts",
+    "short-restarts",
+    "wide-restarts",
+)
+SMOKE = ("search", "restarts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +47,10 @@ class Protocol:
     num_draws: int = 300  # among which the start of descent is the one with the largest exponent
     rank_steps: int = 30  # over so many steps
     published_steps: int = 300  # of ascent on the exponent of one step, as published
-    lola_ascent: int = 10  # steps of that ascent for LOLA: longer ones lose cooperation
+    lola_ascent: int = 25  # steps of that ascent for LOLA: fewer miss defection, more lose cooperation
     sgd_rate: float = 10.0
     sgd_jump: float = 2.0
-    lola_jumps: tuple[float, ...] = (1.0, 3.0, 4.0)  # the short one keeps cooperation, the long ones leave it
+    lola_jumps: tuple[float, ...] = (2.0, 3.0)  # the short one keeps cooperation, the long one leaves it
     lola_scale: float = 0.5  # of LOLA's initial points
     num_restarts: int = 20  # long ones, of together the cost of a search
     short_steps: int = 100  # of short ones, of together the same cost
@@ -63,8 +85,8 @@ def measure(trial: Trial, optimizer: str, variant: str) -> dict[str, Any]:
         sets = list(losses.reshape(p.num_starts, num, 2))
         policies = np.asarray(jax.vmap(lambda x: game.policies(x)[0][:, 0])(batch))
         return {**_summary(sets, policies), "gradients": float(num * num_steps * per_step), "runs": float(num)}
-    method = _method(p, optimizer, variant)
-    trees = [dynamics.branch(game, player, method, key=key, batch_size=20) for key in keys]
+    methods = [_method(p, optimizer, variant, trial.seed + i) for i in range(p.num_starts)]
+    trees = [dynamics.branch(game, player, m, key=key, batch_size=20) for m, key in zip(methods, keys)]
     sets = [tree.losses[1:] for tree in trees]
     policies = np.concatenate(
         [np.array([game.policies(tree.players(i))[0][:, 0] for i in range(1, len(tree.parents))]) for tree in trees]
@@ -77,15 +99,15 @@ def measure(trial: Trial, optimizer: str, variant: str) -> dict[str, Any]:
     }
 
 
-def _method(p: Protocol, optimizer: str, variant: str) -> dynamics.Branching:
+def _method(p: Protocol, optimizer: str, variant: str, seed: int) -> dynamics.Branching:
     ranked = dynamics.RankedStart(p.num_draws, p.rank_steps)
     start = ranked if optimizer == "sgd" else dynamics.AscentStart(p.lola_ascent)
     directions: dynamics.AbstractDirections = dynamics.SingularDirections()
     jumps = (p.sgd_jump,) if optimizer == "sgd" else p.lola_jumps
-    if variant == "random-start":
+    if variant in ("random-start", "random-both"):
         start = dynamics.RandomStart()
-    elif variant == "random-directions":
-        directions = dynamics.RandomDirections(6 if optimizer == "sgd" else 4)
+    if variant in ("random-directions", "random-both"):
+        directions = dynamics.RandomDirections(6 if optimizer == "sgd" else 5, seed)  # about as many as the search has
     elif variant == "published":
         start, directions, jumps = dynamics.AscentStart(p.published_steps), dynamics.EigenDirections(), (1.0,)
     return dynamics.generalized_ridge_rider(start, directions, tuple(map(dynamics.Jump, jumps)), p.num_steps)
@@ -127,7 +149,10 @@ def tables(metrics: dict[str, Any]) -> dict[str, Any]:
         for name, cell in metrics["cells"].items()
         if cell
     }
-    return {"Means over batches [range]": rows, "Table 5.1: the first player, all solutions": metrics["policies"]}
+    return {
+        "Share of 20 starts with both losses below 1.1 in one solution, and above 1.9 in another [range]": rows,
+        "Table 5.1: the first player, all solutions": metrics["policies"],
+    }
 
 
 def summarize(results: Any) -> dict[str, Any]:
@@ -141,19 +166,64 @@ def summarize(results: Any) -> dict[str, Any]:
     return {"cells": {name: spreads(batches) for name, batches in results.items()}, "policies": policies}
 
 
-def _both(name: str, **kwargs: Any) -> Any:
-    return at("cells", name, "both", "mean", **kwargs)
+def _both(name: str) -> Any:
+    return at("cells", name, "both", "mean")
 
 
-STRICT = "Share of 20 starts whose solutions hold one with both losses below 1.1 and one with both above 1.9; mean of 3"
+CLAIMS = """
+D1 | ours | With gradient descent the search finds both modes from at least 90 % of the starts. | one start: losses
+    from 1.000 to 2.000 | Share of starts, see below; mean of 3 batches
+D2 | ours | With LOLA the search finds both modes from at least 90 % of the starts. | one start: losses from 1.000 to
+    2.000 | Share of starts, mean of 3 batches
+D3 | published | From the median start the best and the worst loss are those of the two modes, 1 and 2. | 1.000, 2.000
+    for both optimizers | Distance from 1 and 2 of the extreme losses of the first player, median over a batch's
+    starts
+D4 | control | Branching at a random start, with the same steps and directions, finds both from half of the starts at
+    most: the start matters. | one start, descent: losses from 2.000 to 2.000 | Share of starts; gradient descent
+D5 | published | 20 long restarts of gradient descent from narrow initial points, at the cost of a search, end in
+    mutual defection. | 1.997, 1.998 | Extreme losses of the first player in any batch
+D6 | published | 20 restarts of LOLA cooperate, and none defects. | 1.000, 1.396 | Share of sets of 20 with a solution
+    of both losses above 1.9
+D7 | published | The search as published (300 steps of ascent on the exponent of one step, eigenvectors, a step of
+    length 1) finds both modes from at least 90 % of the starts, with either optimizer. | one start: losses from 1.000
+    to 2.000 | Share of starts
+D8 | control | With gradient descent random directions at the searched start find both modes hardly less often: the
+    start does the work, not the directions. | none | Share of starts; about as many directions as the search has
+D9 | control | At equal total gradients 20 long restarts of gradient descent find both modes from half of the starts
+    at most. | none | Share of sets
+D10 | control | The search finds both modes more often than as many short restarts (100 steps) as its gradients allow,
+    by at least 5 points. | none | Difference of the shares, gradient descent
+D11 | control | LOLA from wide initial points finds both modes by restarts alone in at most half of the sets. | none |
+    Share of sets; initial logits of standard deviation 3; 20 long restarts
+D12 | control | With LOLA the search finds both modes more often than the same branches at a random start, by at least
+    20 points. | none | Difference of the shares
+D13 | control | Jumps of the same lengths in random directions from a random start find both modes from half of the
+    starts at most, with either optimizer. | none | Shares of starts; about as many branches as the search has
+D14 | control | With LOLA the search finds both modes more often than along random directions from the same start, by
+    at least 20 points: there the directions matter, too. | none | Difference of the shares
+"""
+
+
+def _extremes(m: dict[str, Any]) -> list[float]:
+    modes = (("median_lowest", 1.0), ("median_highest", 2.0))
+    names = ("sgd/search", "lola/search")
+    return [abs(v - mode) for name in names for key, mode in modes for v in m["cells"][name][key]["values"]]
+
+
+def _ahead(first: str, second: str) -> Any:
+    def value(m: dict[str, Any]) -> float:
+        return round(_both(first)(m) - _both(second)(m), 4)
+
+    return value
+
+
+NARROW = ("cells", "sgd/narrow-restarts")
 RECIPE = Recipe(
     name="lyapunov/ipd-diversity",
     title="Different solutions of the iterated prisoner's dilemma",
     source=f"{PAPER}, table 1",
     scales={
-        "smoke": Protocol(
-            3, 1, 3, 2, 2, 1, num_restarts=2, short_steps=2, num_seeds=1, sgd=SGD[:1] + SGD[4:5], lola=()
-        ),
+        "smoke": Protocol(3, 1, 3, 2, 2, 1, num_restarts=2, short_steps=2, num_seeds=1, sgd=SMOKE, lola=()),
         "laptop": Protocol(),
         "paper": Protocol(num_seeds=10),
     },
@@ -163,141 +233,23 @@ RECIPE = Recipe(
     summarize=summarize,
     tables=tables,
     x64=True,
-    claims=(
-        Claim(
-            id="D1",
-            statement="With gradient descent the search finds both modes from at least 90 % of the starts.",
-            published="one start: losses from 1.000 to 2.000",
-            value=_both("sgd/search"),
-            holds=at_least(0.9),
-            tolerance=f"{STRICT} batches",
-            kind="ours",
-            fails=0.85,
-        ),
-        Claim(
-            id="D2",
-            statement="With LOLA the search finds both modes from at least 90 % of the starts.",
-            published="one start: losses from 1.000 to 2.000",
-            value=_both("lola/search"),
-            holds=at_least(0.9),
-            tolerance=f"{STRICT} batches",
-            kind="ours",
-            fails=0.85,
-        ),
-        Claim(
-            id="D3",
-            statement="From the median start the best and the worst loss are those of the two modes, 1 and 2.",
-            published="1.000, 2.000 for both optimizers",
-            value=lambda m: [
-                abs(v - mode)
-                for name in ("sgd/search", "lola/search")
-                for key, mode in (("median_lowest", 1.0), ("median_highest", 2.0))
-                for v in m["cells"][name][key]["values"]
-            ],
-            holds=at_most(0.05),
-            tolerance="Distance from 1 and 2 of the extreme losses of the first player, median over a batch's starts",
-            fails=[0.0, 0.5],
-        ),
-        Claim(
-            id="D4",
-            statement="Branching at a random start, with the same steps and directions, finds both from half of the "
-            "starts at most: the start matters.",
-            published="one start, descent: losses from 2.000 to 2.000",
-            value=_both("sgd/random-start"),
-            holds=at_most(0.5),
-            tolerance=f"{STRICT} batches; gradient descent",
-            kind="control",
-            fails=0.6,
-        ),
-        Claim(
-            id="D5",
-            statement="20 long restarts of gradient descent from narrow initial points, at the cost of a search, end "
-            "in mutual defection.",
-            published="1.997, 1.998",
-            value=values(
-                at("cells", "sgd/narrow-restarts", "lowest", "values"),
-                at("cells", "sgd/narrow-restarts", "highest", "values"),
-            ),
-            holds=at_least(1.99),
-            tolerance="Extreme losses of the first player in any batch",
-            fails=[1.9],
-        ),
-        Claim(
-            id="D6",
-            statement="20 restarts of LOLA cooperate, and none defects.",
-            published="1.000, 1.396",
-            value=at("cells", "lola/restarts", "defect", "mean"),
-            holds=at_most(0.0),
-            tolerance="Share of sets of 20 with a solution of both losses above 1.9",
-            fails=0.05,
-        ),
-        Claim(
-            id="D7",
-            statement="The search as published (300 steps of ascent on the exponent of one step, eigenvectors, a step "
-            "of length 1) finds both modes from at least 90 % of the starts, with either optimizer.",
-            published="one start: losses from 1.000 to 2.000",
-            value=values(_both("sgd/published"), _both("lola/published")),
-            holds=at_least(0.9),
-            tolerance=f"{STRICT} batches",
-            fails=[0.5, 0.5],
-        ),
-        Claim(
-            id="D8",
-            statement="At the searched start random directions find both modes hardly less often: the start does the "
-            "work, not the directions.",
-            published="none",
-            value=lambda m: [m["cells"][f"{o}/{v}"]["both"]["mean"] for o in ("sgd",) for v in SGD[2:3]],
-            holds=at_least(0.8),
-            tolerance=f"{STRICT} batches; as many directions as the search has",
-            kind="control",
-            fails=[0.5],
-        ),
-        Claim(
-            id="D9",
-            statement="At equal total gradients 20 long restarts of gradient descent find both modes from half of the "
-            "starts at most.",
-            published="none",
-            value=_both("sgd/restarts"),
-            holds=at_most(0.5),
-            tolerance=f"{STRICT} batches",
-            kind="control",
-            fails=0.7,
-        ),
-        Claim(
-            id="D10",
-            statement="The search finds both modes more often than as many short restarts (100 steps) as its gradients "
-            "allow, by at least 5 points.",
-            published="none",
-            value=lambda m: round(
-                m["cells"]["sgd/search"]["both"]["mean"] - m["cells"]["sgd/short-restarts"]["both"]["mean"], 4
-            ),
-            holds=at_least(0.05),
-            tolerance="Difference of the shares, gradient descent",
-            kind="control",
-            fails=0.0,
-        ),
-        Claim(
-            id="D12",
-            statement="With LOLA the search finds both modes more often than the same branches at a random start, by "
-            "at least 5 points.",
-            published="none",
-            value=lambda m: round(
-                m["cells"]["lola/search"]["both"]["mean"] - m["cells"]["lola/random-start"]["both"]["mean"], 4
-            ),
-            holds=at_least(0.05),
-            tolerance="Difference of the shares; the jumps do most of the work",
-            kind="control",
-            fails=0.0,
-        ),
-        Claim(
-            id="D11",
-            statement="LOLA from wide initial points finds both modes by restarts alone in at most half of the sets.",
-            published="none",
-            value=_both("lola/wide-restarts"),
-            holds=at_most(0.5),
-            tolerance="Initial logits of standard deviation 3; 20 long restarts",
-            kind="control",
-            fails=0.9,
-        ),
+    claims=claims(
+        CLAIMS,
+        {
+            "D1": (_both("sgd/search"), at_least(0.9), 0.85),
+            "D2": (_both("lola/search"), at_least(0.9), 0.85),
+            "D3": (_extremes, at_most(0.05), [0.0, 0.5]),
+            "D4": (_both("sgd/random-start"), at_most(0.5), 0.6),
+            "D5": (values(at(*NARROW, "lowest", "values"), at(*NARROW, "highest", "values")), at_least(1.99), [1.9]),
+            "D6": (at("cells", "lola/restarts", "defect", "mean"), at_most(0.0), 0.05),
+            "D7": (values(_both("sgd/published"), _both("lola/published")), at_least(0.9), [0.5, 0.5]),
+            "D8": (_both("sgd/random-directions"), at_least(0.8), 0.5),
+            "D9": (_both("sgd/restarts"), at_most(0.5), 0.7),
+            "D10": (_ahead("sgd/search", "sgd/short-restarts"), at_least(0.05), 0.0),
+            "D11": (_both("lola/wide-restarts"), at_most(0.5), 0.9),
+            "D12": (_ahead("lola/search", "lola/random-start"), at_least(0.2), 0.1),
+            "D13": (values(_both("sgd/random-both"), _both("lola/random-both")), at_most(0.5), [0.1, 0.6]),
+            "D14": (_ahead("lola/search", "lola/random-directions"), at_least(0.2), 0.1),
+        },
     ),
 )
