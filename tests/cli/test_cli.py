@@ -379,11 +379,16 @@ class Dropped:
 
 def test_an_interrupt_that_python_drops_comes_again_in_silence(capsys):
     """As one does that comes while the garbage collector calls JAX."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), _app._insistent_interrupts():
+
+    def work():
+        with _app._insistent_interrupts():
             Dropped()
             time.sleep(600)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == ""
