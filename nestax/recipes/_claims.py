@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Concatenate, Literal, ParamSpec
 
 Metrics = dict[str, Any]
+"""What a run of a recipe measured, as JSON values by name."""
+
 Value = Callable[[Metrics], Any]
+"""What a claim compares, as a function of the metrics; `None` where it was not measured."""
+
 P = ParamSpec("P")
 
 _MISSING: Any = object()
