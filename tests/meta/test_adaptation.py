@@ -211,6 +211,8 @@ def test_a_failed_adaptation_returns_the_optimizer_as_it_was(rule):
 def test_refused_adaptations(rule, lasso, unchecked):
     with pytest.raises(ValueError, match="one player, got 2"):
         meta.adapt(rule, problems.DiracGAN(), **SETTINGS)
+    with pytest.raises(ValueError, match="zero-sum games of two players"):
+        meta.adapt(learned.TwinLSTM((2,), key=jax.random.key(0)), lasso, **SETTINGS)
     with pytest.raises(ValueError, match="`problems` must be"):
         meta.adapt(rule, "lasso", **SETTINGS)
     with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 0"):

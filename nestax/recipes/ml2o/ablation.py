@@ -15,11 +15,11 @@ from ._common import LAPTOP, PAPER, SMOKE, Setting
 
 VARIANTS: dict[str, dict[str, Any]] = {  # changes to the setting of the training; `plain` is not nested
     "plain": {},
-    "plain-twice": {"schedule": ((100, 200), (500, 40))},  # costs as much as nested training
     "nested": {},
     "rate-0": {"rate": 0.0},
-    "rate-0.01": {"rate": 0.01},
+    "plain-twice": {"schedule": ((100, 200), (500, 40))},  # costs as much as nested training
     "same": {"query": "same"},
+    "rate-0.01": {"rate": 0.01},
     "order-2": {"order": 2, "query": "same"},  # the theory's, but for the sum of the losses
 }
 
