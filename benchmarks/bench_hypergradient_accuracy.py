@@ -171,7 +171,7 @@ def measure(problem, players, key):
     }
 
 
-def cast(tree, dtype):
+def cast(tree, dtype) -> Any:
     """Every floating-point array in `dtype`."""
     import jax
     import jax.numpy as jnp

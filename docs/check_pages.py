@@ -165,6 +165,7 @@ def check_in_browser(site: Path, browser: str) -> list[str]:
                 process.terminate()
                 process.wait()
                 server.shutdown()
+                server.server_close()
             if not reported.is_set():
                 log.seek(0)
                 problems.append(f"{browser} gave no report within {waited} s. It said:\n{log.read()[-2000:]}")
