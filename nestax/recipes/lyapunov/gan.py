@@ -53,7 +53,7 @@ def measure(trial: Trial, scale: float, rate: float) -> dict[str, Any]:
     )
     method = dynamics.Branching(
         start,
-        dynamics.SingularDirections(-1.0, num=p.num_branches // 2),
+        dynamics.SingularDirections(0.0, num=p.num_branches // 2),
         dynamics.Jump(1.0),
         p.num_steps,
         metric=dynamics.ParameterDistance(1e-6),
