@@ -26,11 +26,11 @@ from ._app import (
 
 @command()
 def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
-    """Learn an optimizer on real data and compare it with tuned classical ones, in about a minute.
+    """Learn an optimizer on real data, guard it, and compare it with tuned classical ones, in about a minute.
 
-    Trains RNNprop on 100-step runs of a small network on scikit-learn's digits (no download), then solves the same
-    problem from initial points that it has not seen, beside Adam, RMSprop, Nesterov momentum and SGD with tuned
-    learning rates.
+    Trains a small RNNprop on a small network on scikit-learn's digits (no download), then solves the same problem from
+    initial points that it has not seen, with and without the recommended guard, beside Adam, RMSprop, Nesterov momentum
+    and SGD with tuned learning rates.
 
     Example: `nestax demo --output runs/demo`
     """
@@ -44,22 +44,34 @@ def demo(output: Output = None, seed: Seed = 0, as_json: Json = False) -> None:
         print_json({**_summary(result), "folder": str(folder)})
         return
     metrics = result["metrics"]
-    columns = {"optimizer": "left", "ln loss, mean": "right", "min": "right", "max": "right", "ms/step": "right"}
+    columns = {"optimizer": "left", "ln loss": "right", "min": "right", "max": "right"}
+    costs = {"gradients": "right", "ms/step": "right", "seconds": "right"}
     for mark, rows in metrics["ln_loss"].items():
-        table = new_table(f"after {int(mark):,} steps", columns)
+        table = new_table(f"after {int(mark):,} steps", columns | costs)
         for name, values in sorted(rows.items(), key=lambda row: row[1][0] if row[1][0] is not None else float("inf")):
-            label = name if name == "learned" else f"{name} {metrics['tuning'][name]['best'][mark]:g}"
-            cost = metrics["optimizers"][label]["seconds_per_step"]
-            table.add_row(label, *("diverged" if v is None else f"{v:.2f}" for v in values), f"{1e3 * cost:.3f}")
+            tuning = metrics["tuning"].get(name)
+            label = name if tuning is None else f"{name} {tuning['best'][mark]:g}"
+            entry = metrics["optimizers"][label]
+            seconds = entry["seconds_per_step"]
+            gradients = f"{int(mark) * entry['gradients_per_step']:,.0f}"
+            numbers = (gradients, f"{1e3 * seconds:.3f}", f"{int(mark) * seconds:.2f}")
+            table.add_row(label, *("diverged" if v is None else f"{v:.2f}" for v in values), *numbers)
         show(table)
     seconds = {name: entry["seconds_per_step"] for name, entry in metrics["optimizers"].items()}
     ratio = seconds["learned"] / next(value for name, value in seconds.items() if name.startswith("adam "))
     show(
         f"Mean, minimum and maximum over {result['protocol']['num_seeds']} fresh initial points. A step of the "
-        f"learned optimizer costs {ratio:.1f} steps of Adam here: see the plot over seconds."
+        f"learned optimizer costs {ratio:.1f} steps of Adam here: see the plot over gradients and over seconds."
     )
     _show_claims(result)
-    show(f"[bold]{result['seconds']:.0f} s.[/] Optimizer, plot and report: {escaped(str(folder))}")
+    place = escaped(str(folder))
+    show(
+        f"[bold]{result['seconds']:.0f} s.[/] Optimizer, plot and report: {place}",
+        "\nNext, on a table of your own (CSV or .npz), with a trained optimizer that comes with nestax:",
+        "  nestax evaluate --pretrained default --guard adam --data table.csv --label COLUMN",
+        "or with the one that you have just trained:",
+        f"  nestax evaluate {place}/optimizer.safetensors adam --guard adam --steps 1000",
+    )
 
 
 @command()

@@ -52,13 +52,15 @@ def _show(card: dict[str, Any]) -> None:
     show(f"[bold]{card['name']}[/]  {escaped(card['summary'])}", *(f"  Fails: {escaped(f)}" for f in card["fails"]))
     seeds = ", ".join(f"{s}: {entry['score']:.2f}" for s, entry in card["seeds"].items())
     cost = card["cost"]
-    show(f"Trained on {card['problem']}, {cost['optimizee_steps']:,} steps in {cost['seconds']:.0f} s. Meta-seeds")
+    trained, steps = ", ".join(card["problems"]), f"{cost['optimizee_steps']:,}"
+    show(f"Trained on {trained}, {steps} steps in {cost['seconds']:.0f} s. Meta-seeds")
     show(f"by {card['score']}: {seeds}; shipped is {card['chosen']}.")
     for problem, rows in card["evaluations"].items():
         marks = next(iter(rows.values()))["ln_loss"]
         columns = {f"{problem}, ln loss after": "left", **dict.fromkeys((f"{int(m):,}" for m in marks), "right")}
         table = new_table(None, {**columns, "ms/step": "right"})
         for name, row in rows.items():
-            table.add_row(name, *(f"{row['ln_loss'][m][0]:.2f}" for m in marks), f"{row['ms_per_step']:.3g}")
+            means = [row["ln_loss"][mark][0] for mark in marks]
+            table.add_row(name, *("failed" if x is None else f"{x:.2f}" for x in means), f"{row['ms_per_step']:.3g}")
         show(table)
     show(f"Make it anew: {card['command']}")

@@ -35,8 +35,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "rnnprop-small": Preset(
         RNNprop,
-        {"scale": 0.03, "hidden_sizes": (8,), "projection_size": 8},
-        "ours: one layer of 8 units, 577 weights, for cheap steps",
+        {"scale": 0.03, "hidden_sizes": (4,), "projection_size": 4},
+        "ours: one layer of 4 units, 161 weights, for cheap steps",
     ),
     "l2o-scale": Preset(HierarchicalRNN, {}, "Wichrowska et al. 2017, the released runs; Chen et al. 2020"),
     "l2o-scale-attention": Preset(AttendedHierarchicalRNN, {}, "Wichrowska et al. 2017, the text"),

@@ -45,7 +45,7 @@ def card(name: str | None = None) -> dict[str, Any]:
     **Returns** JSON values:
 
     - `summary`, `fails`: in words, what it is and where it is not to be used.
-    - `preset`, `arguments`, `problem`, `training`: what `command` trains.
+    - `preset`, `arguments`, `problems`, `training`: what `command` trains.
     - `seeds`: per meta-seed its validation score (lower is better), and `chosen`, the one that is shipped.
     - `cost`: optimizee steps and seconds of one meta-training.
     - `evaluations`: per problem the natural logarithm of the training loss (mean, minimum and maximum over initial
@@ -58,8 +58,8 @@ def card(name: str | None = None) -> dict[str, Any]:
 
     ```python
     >>> import nestax as nx
-    >>> nx.learned.card()["problem"]
-    'digits-mlp'
+    >>> nx.learned.card()["problems"]
+    ['digits-mlp']
 
     ```
     """

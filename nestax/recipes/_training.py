@@ -45,9 +45,14 @@ def train(
         run=folder,
         resume=True,
     )
+    return training.optimizer, numbers(training)
+
+
+def numbers(training: meta.MetaTraining) -> dict[str, Any]:
+    """What a recipe records of a meta-training."""
     validations = [(r["validation"], r["epoch"] + 1) for r in training.history if r.get("validation") is not None]
     best = dict(zip(("best_validation", "best_epoch"), min(validations))) if validations else {}
-    return training.optimizer, {
+    return {
         "epochs": len(training.history),
         "seconds": sum(r["seconds"] for r in training.history),
         "last_loss": training.history[-1]["final_loss"],

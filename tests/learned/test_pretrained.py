@@ -55,7 +55,7 @@ def test_an_unknown_name(ask):
 def test_making_one_keeps_the_best_seed_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(_zoo, "_score", lambda entry, optimizer, seed: float(optimizer.network.readout_weight[0]))
     monkeypatch.setattr(_zoo, "_evaluate", lambda entry, optimizer, name, seed: {})
-    tiny = _zoo.Entry("s", ("f",), "rnnprop-small", "quadratic", ((4, 1),), unroll=2, num_seeds=2, shown_on=("x",))
+    tiny = _zoo.Entry("s", ("f",), "rnnprop-small", ("quadratic",), ((4, 1),), unroll=2, num_seeds=2, shown_on=("x",))
     card = _zoo.make_pretrained("tiny", tmp_path, 3, {"tiny": tiny})
     assert list(card["seeds"]) == ["3", "4"]
     assert card["chosen"] == min((3, 4), key=lambda s: card["seeds"][str(s)]["score"])

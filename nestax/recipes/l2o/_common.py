@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from ... import learned
+from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
 from ...evaluation import CLASSICAL, evaluate, tune
 from .. import Metrics, Results, Trial, lines, measured
@@ -25,16 +26,15 @@ def compare(
     trial: Trial,
     problem: AbstractProblem,
     marks: Sequence[int],
-    training: Mapping[str, Any] | None,
-    train_problem: AbstractProblem,
+    optimizer: AbstractOptimizer | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains an optimizer, or tunes a classical one for every mark on other seeds, and runs it from fresh points."""
+    """Runs `optimizer`, of which `told` is recorded, from fresh points; by default the classical one that the cell is
+    named after, tuned for every mark on other seeds."""
     p, name = trial.protocol, trial.cell
     tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(shared_seed(trial)), 1))
-    if training is not None:
-        optimizer, told = train(training, train_problem, trial.seed, trial.folder)
-        learned.save(trial.folder / "optimizer.safetensors", optimizer)
-        optimizers, at, out = {name: optimizer}, dict.fromkeys(marks, name), {"training": told}
+    if optimizer is not None:
+        optimizers, at, out = {name: optimizer}, dict.fromkeys(marks, name), dict(told or {})
     else:
         make, grid = CLASSICAL[name]
         tuning_key = jax.random.fold_in(tuning_key, p.classical.index(name))
@@ -50,6 +50,13 @@ def compare(
     return {**out, "ln_loss": {mark: found.curves[at[mark]].log_loss(mark) for mark in marks}, **kept}  # mean, min, max
 
 
+def trained(trial: Trial, training: Mapping[str, Any], problem: AbstractProblem) -> tuple[Any, dict[str, Any]]:
+    """An optimizer trained for a cell, which is also saved in its folder, and what to tell of it."""
+    optimizer, told = train(training, problem, trial.seed, trial.folder)
+    learned.save(trial.folder / "optimizer.safetensors", optimizer)
+    return optimizer, {"training": told}
+
+
 def summarize(results: Results) -> Metrics:
     """ln loss by mark and optimizer, a classical one with its best rate there; the first training has no number."""
     trials = [(name, s, one) for name, seeds in results.items() for s, one in enumerate(seeds) if "missing" not in one]
@@ -61,7 +68,7 @@ def summarize(results: Results) -> Metrics:
         "ln_loss": {mark: {name: one["ln_loss"][mark] for name, one in found.items()} for mark in first["ln_loss"]},
         **{kind: {n: one[kind] for n, one in found.items() if kind in one} for kind in ("training", "tuning")},
         "optimizers": {
-            (name if "training" in one else rate): entry
+            (rate if "tuning" in one else name): entry
             for name, one in found.items()
             for rate, entry in one["optimizers"].items()
         },
@@ -80,8 +87,13 @@ def tables(metrics: Metrics) -> dict[str, Any]:
 
 
 def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
-    curves = {n: (metrics["steps"], [y for y, _, _ in e["curve"]]) for n, e in metrics["optimizers"].items()}
-    return {"comparison": lines({"mean over seeds": curves}, ("steps", "ln loss"), log="x")}
+    """Loss over gradient evaluations and over seconds."""
+    del results
+    panels: dict[str, dict[str, Any]] = {"gradient evaluations": {}, "seconds": {}}
+    for name, entry in metrics["optimizers"].items():
+        for panel, unit in zip(panels.values(), (entry["gradients_per_step"], entry["seconds_per_step"])):
+            panel[name] = [steps * unit for steps in metrics["steps"]], [y for y, _, _ in entry["curve"]]
+    return {"comparison": lines(panels, ("cost of a run", "ln loss, mean over seeds"), log="x")}
 
 
 @measured

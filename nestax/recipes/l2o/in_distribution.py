@@ -31,7 +31,8 @@ def measure(trial: Trial, training: dict[str, Any] | None) -> dict[str, Any]:
     if protocol.train_problem == "mnist-mlp":
         assert isinstance(train, problems.Classifier)
         problem = problems.Classifier(data.mnist(protocol.evaluation_split), train.architecture, train.batch_size)
-    return common.compare(trial, problem, (*protocol.early, protocol.long_horizon), training, train)
+    optimizer, told = (None, None) if training is None else common.trained(trial, training, train)
+    return common.compare(trial, problem, (*protocol.early, protocol.long_horizon), optimizer, told)
 
 
 @measured
