@@ -19,6 +19,7 @@ import shutil
 import signal
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--json", default=None, metavar="PATH", help="where to write the counts")
     args = parser.parse_args()
     draw = random.Random(args.seed)
+    warnings.filterwarnings("ignore", "os.fork")  # nothing has been computed yet, so there are no threads
     context = multiprocessing.get_context("fork")
     for package in PACKAGES:
         importlib.import_module(package)

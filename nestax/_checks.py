@@ -94,6 +94,7 @@ def _checked(is_valid: Callable[[np.ndarray], Any], wanted: str) -> Callable[...
         return value
 
     check.__doc__ = f"As `scalar`, and {wanted}."
+    check.is_valid, check.wanted = is_valid, wanted  # pyright: ignore[reportFunctionMemberAccess]
     return check
 
 
@@ -110,11 +111,13 @@ def named(check: Callable[..., Any], name: str) -> Callable[[Any], Any]:
     return functools.partial(check, name=name)
 
 
-def plain(check: Callable[..., Any], name: str) -> Callable[[Any], float]:
-    """A check as the converter of the static field `name`: the number as it was given, as a `float`."""
+def plain(check: Any, name: str) -> Callable[[Any], float]:
+    """A check as the converter of the static field `name`: the number as a `float`, without a computation of JAX."""
 
     def convert(value: Any) -> float:
-        check(value, name)
+        number = isinstance(value, int | float | np.number) or (_is_numeric(value) and np.shape(value) == ())
+        if isinstance(value, bool) or not number or not check.is_valid(np.float64(value)):
+            raise ValueError(f"`{name}` must be {check.wanted}, got {describe(value)}.")
         return float(value)
 
     return convert

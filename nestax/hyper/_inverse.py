@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._checks import named, scalar
+from .._checks import finite, named, positive
 from .._tree import add_scaled, common_dtype, dot, scaled, upcast_dtype
 from ._curvature import Operator
 
@@ -125,7 +125,7 @@ def _as_alpha(value: Any) -> Any:
         return value
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f'`alpha` must be positive, got {value!r}. Pass "auto" for 1 / (the largest eigenvalue).')
-    return scalar(value, "alpha")
+    return positive(value, "alpha")
 
 
 POWER_STEPS = 10
@@ -168,7 +168,7 @@ class Neumann(AbstractInverse):
 
     num_terms: int = eqx.field(static=True, default=20)
     alpha: Any = eqx.field(converter=_as_alpha, default="auto")
-    growth: Float[Array, ""] = eqx.field(converter=named(scalar, "growth"), default=10.0)
+    growth: Float[Array, ""] = eqx.field(converter=named(finite, "growth"), default=10.0)
     fresh_batches: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float
 
-from .._checks import named, scalar
+from .._checks import decay, named, nonnegative
 from .._tree import add_scaled, dot
 from ._curvature import Operator
 from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
@@ -37,8 +37,8 @@ class CG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -59,8 +59,8 @@ class NormalCG(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -96,8 +96,8 @@ class GMRES(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=20)
-    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=0.0)
-    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=0.0)
+    atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
 
     def __check_init__(self):
         check_steps(self, self.num_steps)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import named, positive, scalar
+from .._checks import finite, named, positive
 from ._curvature import Operator
 from ._inverse import Neumann, vector_dtype
 
@@ -36,7 +36,7 @@ class NeumannSolver(lineax.AbstractLinearSolver[lineax.AbstractLinearOperator]):
 
     num_terms: int = eqx.field(static=True)
     alpha: Float[Array, ""] = eqx.field(converter=named(positive, "alpha"))
-    growth: Float[Array, ""] = eqx.field(converter=named(scalar, "growth"), default=10.0)
+    growth: Float[Array, ""] = eqx.field(converter=named(finite, "growth"), default=10.0)
 
     def init(self, operator: lineax.AbstractLinearOperator, options: dict[str, Any]) -> lineax.AbstractLinearOperator:
         del options

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._checks import check_arrays, named, scalar
+from .._checks import check_arrays, is_concrete, named, nonnegative
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import dot
 from ._curvature import AbstractCurvature, Hessian, Operator, inner_loss, outer_loss
@@ -147,18 +147,16 @@ class Implicit(AbstractMethod):
 
     solver: AbstractInverse = eqx.field(default_factory=MINRES)
     curvature: AbstractCurvature = eqx.field(default_factory=Hessian)
-    damping: Float[Array, ""] = eqx.field(converter=named(scalar, "damping"), default=0.0)
+    damping: Float[Array, ""] = eqx.field(converter=named(nonnegative, "damping"), default=0.0)
     residual: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if isinstance(self.damping, jax.Array) and not isinstance(self.damping, jax.core.Tracer):
-            if not jnp.all(self.damping >= 0):
-                raise ValueError(f"`Implicit(damping=...)` must not be negative, got {self.damping}.")
-            if self.solver.needs_damping and not jnp.all(self.damping > 0):
-                raise ValueError(
-                    f"`{type(self.solver).__name__}` inverts a low-rank matrix plus damping: pass "
-                    "`Implicit(..., damping=...)` above 0, for example 0.01."
-                )
+        known = isinstance(self.damping, jax.Array) and is_concrete(self.damping)
+        if self.solver.needs_damping and known and not jnp.all(self.damping > 0):
+            raise ValueError(
+                f"`{type(self.solver).__name__}` inverts a low-rank matrix plus damping: pass "
+                "`Implicit(..., damping=...)` above 0, for example 0.01."
+            )
 
     @property
     def num_batches(self) -> int | None:

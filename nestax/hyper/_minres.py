@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._checks import named, scalar
+from .._checks import decay, named, nonnegative
 from .._tree import add_scaled, dot, norm, scaled
 from ._curvature import Operator
 from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
@@ -33,8 +33,8 @@ class MINRES(AbstractInverse):
     """
 
     num_steps: int = eqx.field(static=True, default=100)
-    rtol: Float[Array, ""] = eqx.field(converter=named(scalar, "rtol"), default=3e-4)
-    atol: Float[Array, ""] = eqx.field(converter=named(scalar, "atol"), default=0.0)
+    rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=3e-4)
+    atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):

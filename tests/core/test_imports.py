@@ -32,8 +32,11 @@ def test_importing_the_library_loads_the_core_alone():
 
 
 def test_no_package_loads_what_only_some_functions_need():
+    """Nor computes anything: a process may still fork, choose its platform, or leave the accelerator to others."""
     packages = [name for name in PACKAGES if name != "cli"]
-    assert loaded("import nestax\n" + "\n".join(f"nestax.{name}" for name in packages), HEAVY) == "[]"
+    code = ["import nestax", *(f"nestax.{name}" for name in packages)]
+    code += ["from jax._src import xla_bridge", "assert not xla_bridge._backends"]
+    assert loaded("\n".join(code), HEAVY) == "[]"
 
 
 def test_every_package_can_be_had_by_its_name():
