@@ -51,6 +51,13 @@ class _Context(_BaseContext):
 class _Command(typer.core.TyperCommand):
     context_class = _Context
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # where there is a run, `naming_resumption` has caught it
+            say("Stopped. Nothing was begun that could go on: run the command again.")
+            sys.exit(130)
+
 
 class _Group(typer.core.TyperGroup):
     context_class = _Context

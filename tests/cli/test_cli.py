@@ -348,6 +348,40 @@ def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
     assert 1 <= StoredTree(folder / "checkpoint.safetensors").header["records"] < 4_000
 
 
+INTERRUPTED = {
+    "train --output {}": (("meta", "train"), "Go on with: nestax train --resume {}"),
+    "tune --output {}": (("hyper", "tune"), "Go on with: nestax tune --resume {}"),
+    "demo --output {} --seed 3": (("recipes", "reproduce"), "Go on with: nestax demo --seed 3 --output {}"),
+    "reproduce l2o/quickstart --output {}": (
+        ("recipes", "reproduce"),
+        "Go on with: nestax reproduce l2o/quickstart --scale laptop --seed 0 --output {}",
+    ),
+    "zoo rnnprop-small --make {}": (
+        ("recipes", "make_pretrained"),
+        "Go on with: nestax zoo rnnprop-small --make {} --seed 0",
+    ),
+    # these keep nothing before they are done
+    "evaluate adam=0.1 --problem quadratic --output {}": (("evaluation", "evaluate"), "run the command again"),
+    "diagnose sgd=0.5 --problem quadratic --after 0 --output {}": (("dynamics", "diagnose"), "run the command again"),
+    "adapt rnnprop-small --problem quadratic --output {}": (("meta", "adapt"), "run the command again"),
+}
+
+
+@pytest.mark.parametrize("line", INTERRUPTED)
+def test_ctrl_c_names_the_line_that_goes_on(line, monkeypatch, capsys, tmp_path):
+    """In every command that takes long."""
+    (package, function), expected = INTERRUPTED[line]
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(getattr(nx, package), function, interrupted)
+    folder = str(tmp_path / "run")
+    code, _, error = main(monkeypatch, capsys, *line.format(folder).split())
+    assert code == 130
+    assert expected.format(folder) in " ".join(error.split()).replace("- ", "-")
+
+
 @pytest.mark.parametrize(
     ("command", "module"), [(SCRIPT, "jax"), (SCRIPT, "nestax.cli"), (MODULE, "numpy"), (MODULE, "nestax.cli._app")]
 )
