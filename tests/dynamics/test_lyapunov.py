@@ -261,3 +261,14 @@ def test_refuses(players, key):
     ):
         with pytest.raises(ValueError, match=rf"`{name}` must have shape \(2, 1\), got \(3, 1\)"):
             nd.lyapunov_exponents(GAME, DESCENT, players, definition=definition)
+
+
+def test_exponents_of_a_learned_optimizer_are_those_of_what_it_computes():
+    """By default it holds gradients constant, for the meta-gradient."""
+    problem, players = nx.problems.RotatedSaddle(1.0, 1.0), (jnp.array(0.3), jnp.array(0.2))
+
+    def exponents(**settings):
+        optimizer = nx.learned.L2ODM((2,), scale=0.5, key=jax.random.key(0), **settings)
+        return nx.dynamics.lyapunov_exponents(problem, optimizer, players, num_steps=2, num=2).exponents
+
+    np.testing.assert_allclose(exponents(), exponents(second_derivatives=True), rtol=1e-12)
