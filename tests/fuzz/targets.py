@@ -58,6 +58,7 @@ PRODUCED = {
     "guards.NotTaken",
     "guards.ResidualDecision",
     "hyper.Hypergradient",
+    "hyper.HypergradientCheck",
     "hyper.HypergradientInfo",
     "hyper.Operator",
     "hyper.OuterStep",

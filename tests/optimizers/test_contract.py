@@ -20,7 +20,14 @@ cases = pytest.mark.parametrize("case", CASES, ids=str)
 sweepable = pytest.mark.parametrize("case", [case for case in CASES if case.sweepable], ids=str)
 
 # Public functions that return an optimizer, of which there is no case: they make none of their own.
-NO_CASE = {nx.optimizers.as_optimizer, nx.optimizers.as_gradient_optimizer, nx.learned.load, nx.learned.preset}
+NO_CASE = {
+    nx.optimizers.as_optimizer,
+    nx.optimizers.as_gradient_optimizer,
+    nx.learned.load,
+    nx.learned.preset,
+    nx.learned.pretrained,
+    nx.learned.interpolate,
+}
 
 
 def public_optimizers(packages):
