@@ -1,7 +1,7 @@
 """From a CSV file of yours to a trained optimizer under a guard, a table, a plot, and penalties by hypergradients.
 
-Any file will do with numbers in its columns, a line of names at its head, and a class, 0 or 1, in its last column.
-Without one, scikit-learn's breast cancer data are written to such a file first.
+Any file will do with numbers in its columns, names in its first line, and one of two classes in the column `--label`.
+Without a file, scikit-learn's breast cancer data are written to one first.
 """
 
 import argparse
@@ -16,12 +16,16 @@ import sklearn.datasets
 import nestax as nx
 
 
-def main(csv: Path | None = None, steps: int = 200, problems: int = 16, output: Path = Path("runs/first-hour")):
+def main(
+    csv: Path | None = None,
+    label: str = "class",
+    steps: int = 200,
+    problems: int = 16,
+    output: Path = Path("runs/first-hour"),
+):
     output.mkdir(parents=True, exist_ok=True)
-    csv = csv or example_file(output / "cancer.csv")
-    table = np.genfromtxt(csv, delimiter=",", skip_header=1, dtype=np.float32)
-    x = jnp.asarray((table[:, :-1] - table[:, :-1].mean(0)) / (table[:, :-1].std(0) + 1e-6))
-    y = jnp.asarray(table[:, -1])
+    data = nx.data.read_table(csv or example_file(output / "cancer.csv"), label)  # columns are standardized
+    x, y = data.inputs, data.labels.astype(jnp.float32)
 
     # 1. A family of problems: a small network for 100 rows at random, as many sites would train one on their own.
     def site(key):
@@ -111,6 +115,7 @@ class Penalties(nx.AbstractNested, nx.AbstractDeterministicProblem):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--csv", type=Path, default=None, help="your file; default: an example")
+    parser.add_argument("--label", default="class", help="its column of classes, of which there are two")
     parser.add_argument("--steps", type=int, default=200, help="steps of the comparison, and of the penalties")
     parser.add_argument("--problems", type=int, default=16, help="problems of the comparison")
     parser.add_argument("--output", type=Path, default=Path("runs/first-hour"), help="folder to write to")

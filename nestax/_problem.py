@@ -117,15 +117,15 @@ def check_players(players: Players, names: tuple[str, ...] | None = None) -> Pla
     return players
 
 
-def check_sample(problem: AbstractProblem, sample: Sample) -> None:
+def check_sample(problem: AbstractProblem, sample: Sample, name: str = "sample") -> None:
     """Raises `ValueError` if there is no sample of a problem that draws some, or one that is not made of arrays."""
-    check_arrays(sample, "sample")
+    check_arrays(sample, name)
     if sample is not None or isinstance(problem, AbstractDeterministicProblem):
         return
     if jax.tree.leaves(jax.eval_shape(lambda key: problem.samples(key, 1), jax.random.key(0))):
         raise ValueError(
-            f"`{type(problem).__name__}` is a stochastic problem, so the argument `sample` is missing: one of its "
-            "samples, such as `sample=jax.tree.map(lambda x: x[0], problem.samples(jax.random.key(0), 1))`."
+            f"`{type(problem).__name__}` is a stochastic problem, so the argument `{name}` is missing: one of its "
+            f"samples, such as `{name}=jax.tree.map(lambda x: x[0], problem.samples(jax.random.key(0), 1))`."
         )
 
 

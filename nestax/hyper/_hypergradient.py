@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._checks import check_arrays
-from .._problem import AbstractProblem, Players, Sample, check_players
+from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import NumericalError
 from .._tree import check_same_structure
 from ._method import AbstractMethod, Batches, Hypergradient, Implicit
@@ -72,7 +72,10 @@ def hypergradient(
             f"`method` must be a hypergradient method such as `Implicit(MINRES())` or `Unrolled(optimizer, 20)`, got "
             f"{method!r}."
         )
-    check_arrays((batches.outer, batches.inner) if isinstance(batches, Batches) else batches, "batches")
+    if isinstance(batches, Batches):
+        check_arrays((batches.outer, batches.inner), "batches")
+    else:
+        check_sample(problem, batches, "batches")
     if guess is not None:
         check_arrays(guess, "guess")
         check_same_structure(guess, players[1], "guess")

@@ -9,7 +9,7 @@ import pytest
 import nestax as nx
 from nestax import hyper
 
-from .problems import ridge
+from .problems import Noisy, ridge
 from .test_hypergradient import WithRate
 
 
@@ -209,6 +209,17 @@ def test_wrong_types():
     players = players_of(ridge())
     with pytest.raises(ValueError, match=r"must be .*`Implicit"):
         hyper.best_response(ridge(), *players, **settings)
+
+
+def test_a_missing_sample_is_named():
+    problem = Noisy()
+    players = problem.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"`Noisy` is a stochastic problem, so the argument `batches` is missing"):
+        hyper.hypergradient(problem, players)
+    with pytest.raises(ValueError, match="the argument `batches` is missing"):
+        hyper.check_hypergradient(problem, players)
+    with pytest.raises(ValueError, match="the argument `sample` is missing"):
+        hyper.best_response(problem, *players, optimizer=optax.sgd(0.1), num_steps=1, key=jax.random.key(0))
 
 
 def test_a_matrix_that_is_too_large_is_refused():
