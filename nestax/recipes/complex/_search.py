@@ -24,6 +24,7 @@ def minimize(
     bounds: Sequence[tuple[float, float]],
     *arguments: np.ndarray,
     known: Sequence[np.ndarray] = (),
+    num_iterations: int = 400,
 ) -> tuple[float, np.ndarray]:
     r"""The smallest $\max_j \rho(\lambda_j; z)$ over points $z$, and where it is.
 
@@ -50,7 +51,7 @@ def minimize(
         init=start,  # pyright: ignore[reportArgumentType] (its stub says str)
         mutation=(0.3, 0.9),
         recombination=0.9,
-        maxiter=400,
+        maxiter=num_iterations,
         tol=0,
         atol=1e-12,  # pyright: ignore[reportArgumentType] (its stub says int)
         polish=False,

@@ -32,6 +32,7 @@ class Protocol:
     phases: tuple[float, ...]  # fixed phases of the momentum, over π
     dim: int = 20  # eigenvalue pairs; not given
     tolerance: float = 1e-5  # of the distance, for numbers of gradient evaluations; it cancels in all comparisons
+    num_iterations: int = 400  # of the fine search
     suggest: bool = True  # whether to check `nestax.dynamics.suggest` on every spectrum
     # mean and deviation of the truncated normal density of gamma_max: our choice, then others
     densities: tuple[tuple[float, float], ...] = ((0.75, 0.15), (0.25, 0.15), (0.5, 0.15), (0.9, 0.15), (0.5, 0.5))
@@ -41,17 +42,14 @@ def _momentum(point, values, phase):
     return dynamics.momentum_rate(values, jnp.exp(point[0]), polar(-jnp.expm1(point[1]), phase))
 
 
-def _momentum_of_any_phase(point, values):
-    return _momentum(point, values, point[2])
-
-
 def _logs(low: float, high: float, num: int) -> np.ndarray:
     return np.linspace(math.log(low), math.log(high), num)
 
 
 _STEP, _GAP = _logs(1e-4, 4.5, 70), _logs(1e-3, 1.0, 40)  # of momentum: logarithms of the step size and of 1 - |β|
 # Rate, grid, gradients per step. Coordinates are logarithms of step sizes in units of the inverse largest eigenvalue.
-_GRADIENT, _EXTRAGRADIENT, _OPTIMISTIC = (
+_ANY_PHASE, _GRADIENT, _EXTRAGRADIENT, _OPTIMISTIC = (
+    lambda point, values: _momentum(point, values, point[2]),
     lambda point, values: dynamics.gradient_rate(values, jnp.exp(point[0])),
     lambda point, values: dynamics.extragradient_rate(values, jnp.exp(point[0]), jnp.exp(point[-1])),
     lambda point, values: dynamics.optimistic_rate(values, jnp.exp(point[0]), jnp.exp(point[-1])),
@@ -66,21 +64,21 @@ _TUNED: dict[str, tuple[Callable, tuple[np.ndarray, ...], int]] = {
 _SUGGESTED = {"momentum": "phase 0", "negative momentum": "phase 1"}  # in `suggest`, and here
 
 
-def _best(rate: Callable, values: np.ndarray, axes: Sequence[np.ndarray], *arguments: np.ndarray, known=()):
+def _best(rate: Callable, values: np.ndarray, axes: Sequence[np.ndarray], *arguments: np.ndarray, **how: Any):
     bounds = [(axis[0] if axis[0] >= 0 else _RANGE, axis[-1]) for axis in axes]
-    return minimize(rate, values, axes, bounds, *arguments, known=known)
+    return minimize(rate, values, axes, bounds, *arguments, **how)
 
 
-def best_rates(eigenvalues: np.ndarray, phases: Sequence[float]) -> dict[str, float]:
+def best_rates(eigenvalues: np.ndarray, phases: Sequence[float], **how: Any) -> dict[str, float]:
     """The best rate per gradient of every method, and of momentum with each of the fixed phases (over π)."""
     values = eigenvalues / np.max(np.abs(eigenvalues))
-    out = {name: _best(rate, values, axes)[0] ** (1 / num) for name, (rate, axes, num) in _TUNED.items()}
+    out = {name: _best(rate, values, axes, **how)[0] ** (1 / num) for name, (rate, axes, num) in _TUNED.items()}
     known = []
     for turn in (math.pi * phase for phase in phases):
-        out[f"phase {turn / math.pi:g}"], point = _best(_momentum, values, (_STEP, _GAP), np.array(turn))
+        out[f"phase {turn / math.pi:g}"], point = _best(_momentum, values, (_STEP, _GAP), np.array(turn), **how)
         known.append(np.append(point, turn))
     axes = (_STEP[::2], _GAP[::2], np.linspace(0, math.pi, 25))
-    out["complex momentum"] = _best(_momentum_of_any_phase, values, axes, known=known)[0]
+    out["complex momentum"] = _best(_ANY_PHASE, values, axes, known=known, **how)[0]
     return out
 
 
@@ -118,13 +116,13 @@ def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
 
 def measure(trial: Trial, form: str | None, gamma_max: float | None) -> dict[str, Any]:
     """The best rates on one spectrum; without a `form`, the smallest spectral radius for λ = ±i with α, |β| up to 1."""
-    protocol = trial.protocol
+    p, how = trial.protocol, {"num_iterations": trial.protocol.num_iterations}
     if form is None:
-        axes, same = (_logs(1e-4, 1.0, 100), _logs(1e-4, 1.0, 60)), np.full(protocol.dim, 1j)  # compiled for so many
-        return {f"{p:g}": _best(_momentum, same, axes, np.array(math.pi * p))[0] for p in protocol.phases}
-    eigenvalues = spectrum(protocol, trial.seed, gamma_max, form == "half")
-    rates = best_rates(eigenvalues, protocol.phases)
-    return {"rates": rates, "excess": excess(eigenvalues, rates) if protocol.suggest else {}}
+        axes, same = (_logs(1e-4, 1.0, 100), _logs(1e-4, 1.0, 60)), np.full(p.dim, 1j)  # compiled for so many
+        return {f"{x:g}": _best(_momentum, same, axes, np.array(math.pi * x), **how)[0] for x in p.phases}
+    eigenvalues = spectrum(p, trial.seed, gamma_max, form == "half")
+    rates = best_rates(eigenvalues, p.phases, **how)
+    return {"rates": rates, "excess": excess(eigenvalues, rates) if p.suggest else {}}
 
 
 def summarize(results: Results) -> Metrics:
@@ -316,7 +314,7 @@ RECIPE = Recipe(
     source="Lorraine, Acuna, Vicol, Duvenaud 2022 (AISTATS), on the interpolated game; figures 4.5, 4.6 and B.2 of the "
     "thesis of Lorraine",
     scales={
-        "smoke": Protocol((0.4,), 1, 0, (0.0, 0.125, 0.5, 1.0), dim=6, densities=()),
+        "smoke": Protocol((0.4,), 1, 0, (0.0, 0.125, 0.5, 1.0), dim=3, num_iterations=60, densities=()),
         "laptop": Protocol((*(round(0.1 * i, 1) for i in range(10)), 0.95, 1.0), 5, 2, _PHASES),
         "paper": Protocol(tuple(round(0.05 * i, 2) for i in range(21)), 20, 20, _PHASES),
     },

@@ -105,7 +105,8 @@ L5{letter}-lgl2o | published | {name}: LGL2O tracks SGDnm. | {FAR} | ln loss of 
 """
     for letter, name in (("a", "Conv on MNIST"), ("b", "Conv on CIFAR-10"))
 )
-ROWS = """
+CLAIMS = claims(
+    f"""
 L1-early | published | MLP on MNIST: the unguarded learned optimizer is the fastest at first. | {FAST}
     | ln loss of L2O minus the lowest one of SGDnm, Adam and GL2O after 100 updates
 L1-diverges | published | MLP on MNIST: the unguarded learned optimizer later diverges. | {FAST}
@@ -154,9 +155,7 @@ L9 | published | With the optimizer meta-trained on CIFAR-10 there is an excepti
     end, by row; one of them above 0.1 | 740 of about 10,000 meta-steps
 L9-first | published | With the optimizer meta-trained on MNIST there is none. | none such (figures 2 to 8)
     | As L9; none above 0.1 | one meta-seed
-"""
-CLAIMS = claims(
-    ROWS.replace("{FAST}", FAST).replace("{CONV}", CONV),
+""",
     {
         "L1-early": (_against("mnist-mlp", "l2o", "sgdnm", "adam", "gl2o", mark=0), below(0), 0.1),
         "L1-diverges": (_rise("mnist-mlp", "l2o"), above(0.5), 0.1),

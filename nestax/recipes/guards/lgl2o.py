@@ -241,7 +241,7 @@ _PUBLISHED = (
     Row("cifar10-conv", 1_000_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
     Row("tiny-imagenet-conv", 100_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
 )
-_SMOKE = Row("circles-mlp", 200, 0.01, 50_000.0, ("l2o", "sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1)
+_SMOKE = Row("circles-mlp", 200, 0.01, 50_000.0, ("sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1)
 _SHORT = Training("rnnprop-m-l2o", ((4, 1),), unroll=2)
 
 RECIPE = Recipe(

@@ -22,11 +22,6 @@ class Protocol:
     digits_decay: float = 0.01  # without it the Hessian of a softmax is singular
 
 
-def _regression_hessian(name: str, seed: int) -> np.ndarray:
-    problem = regression(name, seed)
-    return curvature(problem, problem.init(jax.random.key(seed))[0])
-
-
 def _digits_hessian(protocol: Protocol, seed: int) -> np.ndarray:
     """Of softmax regression on digits with a ridge, at its minimum by Newton's method."""
     dataset = data.digits().take(np.random.default_rng(seed).permutation(1797)[:500])
@@ -66,8 +61,12 @@ def _dominance(matrix: np.ndarray) -> float:
 
 def measure(trial: Trial, dataset: str) -> dict[str, Any]:
     """Distances of the series from the inverse, with a safe step size and with the published one."""
-    p, digits = trial.protocol, dataset == "digits"
-    matrix = _digits_hessian(p, trial.seed) if digits else _regression_hessian(dataset, trial.seed)
+    p: Protocol = trial.protocol
+    if dataset == "digits":
+        matrix = _digits_hessian(p, trial.seed)
+    else:
+        problem = regression(dataset, trial.seed)
+        matrix = curvature(problem, problem.init(trial.key)[0])
     largest, inverse = float(np.linalg.eigvalsh(matrix)[-1]), np.linalg.pinv(matrix)
     series = {f"{n} terms": _series(matrix, 1 / largest, n) for n in (*p.terms, *p.more_terms)}
     return {

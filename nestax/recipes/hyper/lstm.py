@@ -134,15 +134,15 @@ def overfit(trial: Trial, method: str) -> dict[str, Any]:
     }
 
 
+PERPLEXITY = (
+    "Perplexity where that on the validation text is lowest, mean over seeds [min, max]; at the end rates of dropout "
+    "(means over units) and weights of activation regularization"
+)
+
+
 def tables(metrics: Metrics) -> dict[str, Any]:
-    cells = metrics["cells"]
-    return {
-        "Perplexity where that on the validation text is lowest, mean over seeds [min, max]; at the end rates of "
-        "dropout (means over units) and weights of activation regularization": {
-            n: cells[n] for n in cells if n in TABLE
-        },
-        "Validation loss per word of a few sequences": {n: cells[n] for n in cells if n in FIGURE},
-    }
+    parts = {PERPLEXITY: TABLE, "Validation loss per word of a few sequences": FIGURE}
+    return {title: {n: row for n, row in metrics["cells"].items() if n in names} for title, names in parts.items()}
 
 
 def _lead(better: str, worse: str) -> Value:

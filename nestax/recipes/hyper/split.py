@@ -52,10 +52,6 @@ def measure(trial: Trial, size: int, family: str, proportion: float) -> dict[str
     return {"along": whole.accuracy(anew if along is None else along, test), "anew": whole.accuracy(anew, test)}
 
 
-def both_kinds(seeds: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {kind: [one[kind] for one in seeds] for kind in KINDS}
-
-
 def tables(metrics: Metrics) -> dict[str, Any]:
     return {
         f"{size} examples: test accuracy by proportion kept for validation, mean over seeds [min, max]": {
@@ -132,7 +128,7 @@ RECIPE = Recipe(
     axes=("sizes", "proportions"),
     cells=lambda p: grid(size=p.sizes, family=tuple(FAMILIES), proportion=p.proportions),
     measure=measure,
-    summarize=gather("accuracies", both_kinds),
+    summarize=gather("accuracies", lambda seeds: {kind: [one[kind] for one in seeds] for kind in KINDS}),
     tables=tables,
     claims=CLAIMS,
 )

@@ -90,7 +90,7 @@ RECIPE = Recipe(
     title="L2O-DM and RNNprop, meta-trained on MLP-orig on MNIST with 100-step trajectories",
     source="Chen et al. 2020, figure 2 (baselines); Andrychowicz et al. 2016; Lv et al. 2017",
     scales={
-        "smoke": Protocol({}, "digits-mlp", "test", (5, 10, 15), 20, ("adam",), 1, 1),  # quickstart's trains
+        "smoke": Protocol({}, "digits-mlp", "test", (5, 10, 15), 20, ("sgd",), 1, 1),  # quickstart's trains
         "laptop": Protocol(_trainings(3, 2, 2_000, 50, 5)),
         "paper": Protocol(_trainings(5, 5, 10_000, 100, 20), tuning_seeds=5, num_seeds=10),
     },

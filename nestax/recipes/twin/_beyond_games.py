@@ -28,11 +28,11 @@ def _spread(key: PRNGKeyArray, num: Int[Array, ""], condition: Float[Array, ""])
     return jnp.where(index < num, condition**-powers, 0.0)
 
 
-def random_quadratic_game(key: PRNGKeyArray, *, condition_max: float = 100.0, sizes: tuple[int, int] = (2, SIZE)):
-    """As `QuadraticGame.random`, with random dimensions and a random condition number, up to these."""
+def random_quadratic_game(key: PRNGKeyArray):
+    """As `QuadraticGame.random`, with random dimensions from 2 on, and a random condition number up to 100."""
     keys = jax.random.split(key, 10)
-    rows, columns = jax.random.randint(keys[0], (2,), sizes[0], sizes[1] + 1)
-    condition = condition_max ** jax.random.uniform(keys[1])
+    rows, columns = jax.random.randint(keys[0], (2,), 2, SIZE + 1)
+    condition = 100.0 ** jax.random.uniform(keys[1])
     live_x, live_y = jnp.arange(SIZE) < rows, jnp.arange(SIZE) < columns
     first, left = _orthogonal(keys[2], live_x), _orthogonal(keys[3], live_x)
     second, right = _orthogonal(keys[4], live_y), _orthogonal(keys[5], live_y)
@@ -44,18 +44,12 @@ def random_quadratic_game(key: PRNGKeyArray, *, condition_max: float = 100.0, si
     return QuadraticGame(own, matrix, other, (-(own @ x + matrix @ y), matrix.T @ x - other @ y))
 
 
-def random_matrix_game(
-    key: PRNGKeyArray,
-    *,
-    bound: float = 1.0,
-    density: float = 0.5,
-    sizes: tuple[int, int] = (2, SIZE),
-):
-    """A square matrix game of a random size with entries of random sign, as a `QuadraticGame`."""
+def random_matrix_game(key: PRNGKeyArray):
+    """A square matrix game of a random size, half of its entries U[-1, 1], as a `QuadraticGame`."""
     size_key, value_key, mask_key = jax.random.split(key, 3)
-    live = jnp.arange(SIZE) < jax.random.randint(size_key, (), sizes[0], sizes[1] + 1)
-    matrix = jax.random.uniform(value_key, (SIZE, SIZE), minval=-bound, maxval=bound)
-    matrix = jnp.where(jax.random.bernoulli(mask_key, density, matrix.shape), matrix, 0.0)
+    live = jnp.arange(SIZE) < jax.random.randint(size_key, (), 2, SIZE + 1)
+    matrix = jax.random.uniform(value_key, (SIZE, SIZE), minval=-1.0, maxval=1.0)
+    matrix = jnp.where(jax.random.bernoulli(mask_key, 0.5, matrix.shape), matrix, 0.0)
     zeros = jnp.zeros_like(matrix)
     return QuadraticGame(zeros, jnp.where(live[:, None] & live[None], matrix, 0.0), zeros)
 
@@ -68,9 +62,7 @@ def random_game(key: PRNGKeyArray):
     return jax.tree.map(lambda quadratic, matrix: jnp.where(bilinear, matrix, quadratic), *pair)
 
 
-def evaluations(runs: GameRuns, tolerance: float, count_resolvents: bool = True) -> Float[np.ndarray, " runs"]:
-    """Gradients (and resolvents) until the relative gradient norm stays below the tolerance; `inf` for never."""
-    norms = runs.gradient_norms
-    times = first_below(norms / norms[..., :1], tolerance)
-    costs = runs.num_gradients + (runs.num_resolvents if count_resolvents else 0)
-    return cost_at(costs, times).ravel()
+def evaluations(runs: GameRuns, tolerance: float) -> Float[np.ndarray, " runs"]:
+    """Gradients and resolvents until the relative gradient norm stays below the tolerance; `inf` for never."""
+    times = first_below(runs.gradient_norms / runs.gradient_norms[..., :1], tolerance)
+    return cost_at(runs.num_gradients + runs.num_resolvents, times).ravel()

@@ -101,16 +101,23 @@ def krylov_training(
 def trained(
     trial: Trial, kind: str, sample: Callable, seed: int, epochs: int, num_tasks: int, num_runs: int, folder: Any
 ) -> learned.AbstractLearnedOptimizer:
-    """`TwinLSTM` by its default recipe, or `TwinKrylov` as in `twin/beyond`, on fresh games in random units."""
+    """`TwinLSTM` by its default recipe, or `TwinKrylov` as in `twin/beyond`, on fresh games in random units.
+
+    With 0 epochs it is left as drawn.
+    """
     key, krylov = jax.random.key(seed), kind == "krylov"
+    # the differences of gradients that TwinKrylov lives on are rough in float32
+    x64 = krylov or jax.config.jax_enable_x64
+    with jax.enable_x64(x64):
+        optimizer = (learned.TwinKrylov if krylov else learned.TwinLSTM)(key=key)
+    if not epochs:
+        return optimizer
     how = settings(meta.twin_training(), (100, epochs), num_tasks, 5, num_runs=num_runs, horizon=300)
     if krylov:
         score = measures.CostToTolerance(unit="steps", arrival="first")
         validation = dataclasses.replace(how["validation"], horizon=60, score=score)
         how |= krylov_training(40, epochs, max(num_tasks // 4, 1), validation)
-    # the differences of gradients that TwinKrylov lives on are rough in float32
-    with jax.enable_x64(krylov or jax.config.jax_enable_x64):
-        optimizer = (learned.TwinKrylov if krylov else learned.TwinLSTM)(key=key)
+    with jax.enable_x64(x64):
         tasks = meta.RandomGameScale(FromSampler(sample))
         run = meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=trial.progress, **how)
     return run.optimizer

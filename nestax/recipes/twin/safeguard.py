@@ -189,7 +189,7 @@ RECIPE = Recipe(
     title="Safeguarded learned optimizers on seen and unseen matrix games",
     source="Shen, Chen, Heaton, Chen, Liu, Yin, Wang 2021 (ICLR), figure 3",
     scales={
-        "smoke": Protocol(2, 5, 2, 1, 2, 1, 1, 2, (), ("published",)),
+        "smoke": Protocol(2, 5, 2, 1, krylov_epochs=0, classical=(), learned=("krylov",)),
         "laptop": Protocol(published_hidden=50, published_epochs=60),
         "paper": Protocol(),
     },
