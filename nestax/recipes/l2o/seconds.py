@@ -28,7 +28,7 @@ class Protocol:
     tuning_seeds: int = 1  # runs per learning rate
     num_runs: int = 5  # initial points
     num_meta_seeds: int = 3  # trainings of the learned optimizer; 0: the weights that come with the package
-    timings: int = 12  # interleaved, of which the best counts, so that other programs distort the least
+    timings: int = 20  # interleaved, in seconds of the CPU, of which the best counts: other programs distort it little
 
 
 def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -74,7 +74,7 @@ def _trained(protocol: Protocol, seed: int, folder: Path) -> learned.AbstractLea
 
 
 def costs(problem, protocol: Protocol, key) -> dict[str, dict[str, float]]:
-    """Milliseconds per step of single runs, and per run of a batch of them, by timings taken in turn."""
+    """Milliseconds of the CPU per step of single runs, and per run of a batch of them, by timings taken in turn."""
     contestants = {"learned": learned.pretrained(protocol.entry)}
     contestants |= {name: CLASSICAL[name].make(0.01) for name in protocol.classical}
     out = {}
@@ -84,12 +84,12 @@ def costs(problem, protocol: Protocol, key) -> dict[str, dict[str, float]]:
         best = dict.fromkeys(contestants, float("inf"))
         for timing in range(1 + protocol.timings):
             for name, optimizer in contestants.items():
-                begun = time.perf_counter()
+                begun = time.process_time()
                 jax.block_until_ready(
                     advance(problem, optimizer, starts[name], keys, jnp.asarray(timing), protocol.piece)[1]
                 )
                 if timing:  # the first one compiles
-                    best[name] = min(best[name], time.perf_counter() - begun)
+                    best[name] = min(best[name], time.process_time() - begun)
         out[kind] = {name: 1e3 * seconds / (num * protocol.piece) for name, seconds in best.items()}
     return out
 
@@ -145,7 +145,7 @@ def tables(metrics: Metrics) -> dict[str, Any]:
                 }
             )
         out[f"{problem}: at equal seconds of single runs, mean [range] over runs"] = rows
-    out["Milliseconds per step: single, and per run of a batch"] = {
+    out["Milliseconds of the CPU per step: single, and per run of a batch"] = {
         problem: {
             f"{name}{', batched' if kind == 'batched' else ''}": ms
             for kind, entries in found["cost"].items()
