@@ -306,6 +306,8 @@ def special() -> dict[str, Any]:
         "hyper.hypergradient.problem": Nested(),
         "hyper.hypergradient.players": pair,
         "hyper.tune.problem": Nested(),
+        "hyper.check_hypergradient.problem": Nested(),
+        "hyper.check_hypergradient.players": pair,
         "hyper.best_response.problem": Nested(),
         "hyper.best_response.hyperparameters": jnp.ones(2),
         "hyper.best_response.weights": jnp.ones(2),
