@@ -58,6 +58,7 @@ def section(card: dict[str, Any]) -> str:
         ("Schedule (steps × runs)", f"{stages}; {training['unroll']} steps per meta-update"),
         ("Meta-loss", training["meta_loss"]),
         ("Meta-optimizer", training["meta_optimizer"]),
+        *([("Inner rate (M-L2O)", f"{training['inner_rate']:g}")] if training.get("inner_rate") else []),
         ("Share of imitation of Adam", f"{training['imitation']:g}"),
         ("Cost of one training", f"{cost['optimizee_steps']:,} optimizee steps, {cost['seconds']:.0f} s"),
         (

@@ -10,7 +10,7 @@ from ._files import load
 
 _FOLDER = Path(__file__).parent / "zoo"
 
-PRETRAINED: tuple[str, ...] = ("rnnprop-small",)
+PRETRAINED: tuple[str, ...] = ("rnnprop-small", "m-l2o-small")
 """The names of the trained optimizers that come with the package, the default first."""
 
 

@@ -33,6 +33,7 @@ class Entry:
     unroll: int = 20
     log_loss: float | None = None  # the meta-loss is the sum of ln(loss + this); `None`: the sum of losses
     learning_rate: float = 1e-3  # of the meta-optimizer, Adam
+    inner_rate: float = 0.0  # of the step of adaptation in nested training, `meta.AdaptedGradient`; 0: plain training
     imitation: float = 0.0  # share of the epochs that imitate Adam with rate 0.01
     validate_every: int = 10
     validation_runs: int = 5
@@ -61,18 +62,37 @@ ENTRIES: Mapping[str, Entry] = {
         log_loss=1e-4,
         imitation=0.3,
     ),
+    "m-l2o-small": Entry(
+        "As rnnprop-small, but nested (M-L2O, Yang et al. 2023): a start for `nestax.meta.adapt` on classifiers.",
+        (
+            "It is made to be adapted: without adaptation rnnprop-small may be better.",
+            "Trained on one network of 1,510 parameters with sigmoid units, on runs of at most 500 steps. All else is "
+            "transfer.",
+        ),
+        "rnnprop-small",
+        ("digits-mlp",),
+        ((100, 60), (200, 30), (500, 12)),
+        log_loss=1e-4,
+        inner_rate=1e-3,
+        imitation=0.3,
+        num_seeds=2,
+        shown_on=("digits-mlp",),
+        rivals=("adam",),
+    ),
 }
 
 
 def train_entry(entry: Entry, seed: int, run: Path | None = None) -> meta.MetaTraining:
     """One meta-training of an entry; in the folder `run` it resumes."""
     tasks = [catalogue.by_name(name) for name in entry.problems]
+    nested = meta.AdaptedGradient(entry.inner_rate, estimator=meta.CoordinateSum(256)) if entry.inner_rate else None
     return meta.train(
         learned.preset(entry.preset, key=jax.random.key(seed)),
         tasks[0] if len(tasks) == 1 else meta.Ensemble(tasks),
         key=jax.random.key(seed),
         schedule=entry.schedule,
         unroll=entry.unroll,
+        estimator=nested,
         meta_loss=meta.Sum() if entry.log_loss is None else meta.SumLog(entry.log_loss),
         meta_optimizer=optax.adam(entry.learning_rate),
         teaching=meta.Imitation(optimizers.adam(0.01), entry.imitation) if entry.imitation else None,
@@ -113,6 +133,7 @@ def make_pretrained(name: str, folder: Path, seed: int = 0, entries: Mapping[str
             "unroll": entry.unroll,
             "meta_loss": "sum of losses" if entry.log_loss is None else f"sum of ln(loss + {entry.log_loss:g})",
             "meta_optimizer": f"Adam {entry.learning_rate:g}",
+            "inner_rate": entry.inner_rate,
             "imitation": entry.imitation,
             "validate_every": entry.validate_every,
         },

@@ -166,7 +166,7 @@ RECIPE = Recipe(
     source="ours, on the setting of Yang et al. 2023, table 1",
     scales={
         "smoke": Protocol(SMOKE, ("plain", "nested"), (10.0,), (0,), 1),
-        "laptop": Protocol(),
+        "laptop": Protocol(variants=("plain", "nested")),  # whose trainings are those of `ml2o/table-1`
         "paper": Protocol(PAPER, num_seeds=10),
     },
     axes=("variants", "sigmas", "steps"),
