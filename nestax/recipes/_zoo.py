@@ -65,8 +65,8 @@ ENTRIES: Mapping[str, Entry] = {
     "m-l2o-small": Entry(
         "As rnnprop-small, but nested (M-L2O, Yang et al. 2023): a start for `nestax.meta.adapt` on classifiers.",
         (
-            "It is made to be adapted, and need not be better for it: on two unseen tables and Fashion-MNIST it is level "
-            "with the adapted rnnprop-small twice, and behind once (recipe ml2o/real-data).",
+            "It is made to be adapted, and need not be better for it: on two unseen tables and Fashion-MNIST it is "
+            "level with the adapted rnnprop-small twice, and behind once (recipe ml2o/real-data).",
             "Trained on one network of 1,510 parameters with sigmoid units, on runs of at most 500 steps. All else is "
             "transfer.",
         ),
