@@ -148,13 +148,13 @@ def measure(problem, players, key):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         wide = cast((problem, players, sample), np.float64)
         exact = nx.hyper.Implicit(nx.hyper.Exact(pinv=True), residual=False)
-        out = nx.hyper.hypergradient(*wide, exact, throw=False)
+        out = nx.hyper.hypergradient(wide[0], wide[1], wide[2], exact, throw=False)
         truth, info = flat(out.gradient), out.info
     narrow, rows = cast((problem, players, sample), np.float32), {}
     for name, solver in solvers().items():
         if "warm" in name:
             continue
-        got = nx.hyper.hypergradient(*narrow, nx.hyper.Implicit(solver), throw=False)
+        got = nx.hyper.hypergradient(narrow[0], narrow[1], narrow[2], nx.hyper.Implicit(solver), throw=False)
         gradient = flat(got.gradient)
         rows[name] = {
             "error": float(np.linalg.norm(gradient - truth) / np.linalg.norm(truth)),

@@ -27,16 +27,22 @@ from ._app import (
 )
 
 _COLUMNS = ("step", "outer_loss", "inner_loss", "inner_gradient_norm", "test_accuracy")
-_METHODS = ("neumann", "cg", "identity", "unrolled")
+_METHODS = ("minres", "neumann", "cg", "identity", "unrolled")
 
 
 @command()
 def tune(
     problem: Annotated[str, typer.Option(help="What to tune; see `nestax problems`.")] = "digits-decay",
     method: Annotated[
-        str, typer.Option(help="neumann, cg, identity or unrolled: how the weights' response is differentiated.")
-    ] = "neumann",
-    terms: Annotated[int, typer.Option(min=1, help="Terms of the series, steps of CG, or unrolled steps.")] = 20,
+        str,
+        typer.Option(help="minres, neumann, cg, identity or unrolled: how the response of the weights is found."),
+    ] = "minres",
+    terms: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Terms of the series, steps of the solver, or unrolled steps. Default: 100 of minres, else 20."
+        ),
+    ] = None,
     outer_steps: Annotated[int, typer.Option(min=1, help="Updates of the hyperparameters.")] = 1_000,
     inner_steps: Annotated[int, typer.Option(min=0, help="Updates of the weights before each of them.")] = 5,
     learning_rate: Annotated[float, rate_option("Of the weights: Adam; SGD in unrolled steps.")] = 0.01,
@@ -103,7 +109,9 @@ def tune(
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `hyper.tune`."""
     hyper, optimizers, terms = nx.hyper, nx.optimizers, options["terms"]
+    terms = (100 if options["method"] == "minres" else 20) if terms is None else terms
     methods = {
+        "minres": lambda: hyper.Implicit(hyper.MINRES(terms, warm_start=True)),
         "neumann": lambda: hyper.Implicit(hyper.Neumann(terms), residual=False),
         "cg": lambda: hyper.Implicit(hyper.CG(terms), damping=1e-3, residual=False),
         "identity": lambda: hyper.Implicit(hyper.Identity(), residual=False),

@@ -1,7 +1,5 @@
 """The default method against closed forms, the solver behind it, and the check that is recommended to users."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,25 +170,25 @@ def test_check_hypergradient_measures_what_is_off(key):
     """Against dense algebra, and against training that is longer than the weights were trained."""
     problem = curved()
     players = solved(problem, key)
-    narrow: Any = cast((problem, players), jnp.float32)
-    good = hyper.check_hypergradient(*narrow, optimizer=optax.sgd(0.5), num_steps=400)
+    narrow, small = cast((problem, players), jnp.float32)
+    good = hyper.check_hypergradient(narrow, small, optimizer=optax.sgd(0.5), num_steps=400)
     assert good.error < 1e-3
     assert good.difference_error < 1e-4
     assert good.cosine == pytest.approx(1, abs=1e-6)
     rough = hyper.Implicit(hyper.Identity())
-    bad = hyper.check_hypergradient(*narrow, None, rough)
+    bad = hyper.check_hypergradient(narrow, small, None, rough)
     exact = dense(problem, players)
-    gradient = flat(hyper.hypergradient(*narrow, None, rough, throw=False).gradient)
+    gradient = flat(hyper.hypergradient(narrow, small, None, rough, throw=False).gradient)
     error = jnp.linalg.norm(gradient.astype(exact.dtype) - exact)
     assert bad.error == pytest.approx(float(error / jnp.linalg.norm(exact)), rel=1e-3)
     assert bad.error > 0.05
     assert np.isnan(bad.difference_error)
     assert "off by 0." in str(bad)
     # weights that are not trained out: the solver is right, and implicit differentiation is not
-    away = narrow[1][0], jax.tree.map(lambda w: w + 0.5, narrow[1][1])
-    early = hyper.check_hypergradient(narrow[0], away, optimizer=optax.sgd(0.5), num_steps=400)
+    away = small[0], jax.tree.map(lambda w: w + 0.5, small[1])
+    early = hyper.check_hypergradient(narrow, away, optimizer=optax.sgd(0.5), num_steps=400)
     assert early.error < 1e-3
     assert early.difference_error > 0.1
     assert "retraining differ" in str(early)
     with pytest.raises(ValueError, match="led to inf or NaN"):
-        hyper.check_hypergradient(*narrow, optimizer=optax.sgd(1e200), num_steps=5)
+        hyper.check_hypergradient(narrow, small, optimizer=optax.sgd(1e200), num_steps=5)
