@@ -95,8 +95,9 @@ def _extremes(m: dict[str, Any]) -> list[float]:
 
 
 def _ahead(first: str, second: str) -> Any:
-    def value(m: dict[str, Any]) -> float:
-        return round(_both(first)(m) - _both(second)(m), 4)
+    def value(m: dict[str, Any]) -> float | None:
+        shares = [_both(name)(m) for name in (first, second)]
+        return None if None in shares else round(shares[0] - shares[1], 4)  # None: the scale leaves a cell out
 
     return value
 
