@@ -8,6 +8,7 @@ from ... import data
 from ..._nested import AbstractNested
 from ..._problem import AbstractDeterministicProblem, Sample
 
+ANY_GROWTH = 1e30  # of a Neumann series that is summed up however it grows: the square is infinite in float32
 DATASETS = {"boston": data.boston_housing, "diabetes": data.diabetes}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ... import hyper, optimizers
 from .. import Metrics, Recipe, Results, Trial, above, at, at_least, below, claims, equal, measured
 from ._common import rmsprop, tuned
-from ._linear import LinearRegression, curvature, regression, with_bias
+from ._linear import ANY_GROWTH, LinearRegression, curvature, regression, with_bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MeanOuterProduct(hyper.AbstractCurvature):
 
 def neumann(count: int, alpha: float, **how: Any) -> hyper.Implicit:
     """The series with `count` products, however much it grows."""
-    return hyper.Implicit(hyper.Neumann(count + 1, alpha, growth=jnp.inf), residual=False, **how)
+    return hyper.Implicit(hyper.Neumann(count + 1, alpha, growth=ANY_GROWTH), residual=False, **how)
 
 
 def cg(count: int, rtol: float = 0.0) -> hyper.Implicit:

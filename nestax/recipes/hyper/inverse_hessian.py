@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import data, hyper
 from .. import Metrics, Order, Recipe, Results, Trial, above, at, below, claims, images
-from ._linear import curvature, regression
+from ._linear import ANY_GROWTH, curvature, regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _series(matrix: np.ndarray, alpha: float, num_terms: int) -> np.ndarray:
     """The library's series, applied to every unit vector."""
     hessian = jnp.asarray(matrix, jnp.float32)
     operator = hyper.Operator(lambda v: hessian @ v, jnp.zeros((), hessian.dtype))
-    solver = hyper.Neumann(num_terms, alpha, growth=jnp.asarray(jnp.inf))
+    solver = hyper.Neumann(num_terms, alpha, growth=ANY_GROWTH)
     columns = jax.vmap(lambda unit: solver.solve(operator, unit, None)[0])(jnp.eye(len(matrix), dtype=hessian.dtype))
     return np.asarray(columns, np.float64)
 
