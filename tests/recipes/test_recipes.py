@@ -61,11 +61,6 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
 
 
 NEVER_MEASURED = {
-    # recorded on circles and spirals only, since the measure was mended
-    "guards/lgl2o": {
-        *("L1-early", "L1-diverges", "L1-follows", "L1-converges", "L1-gl2o", "L6"),
-        *(f"L5{row}-{method}" for row in "ab" for method in ("l2o", "gl2o", "lgl2o")),
-    },
     # recorded on the digits only, for want of time
     "l2o/seconds": {f"MLP-{name}-{mark}" for name in ("orig", "ReLU", "deeper") for mark in (2_000, 10_000)},
     "lyapunov/gan": {"G4"},  # runs at scale 10 overflow

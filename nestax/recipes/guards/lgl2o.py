@@ -15,6 +15,7 @@ from .._training import Training, in_parts, shared_seed, train
 from ._claims import CLAIMS, never_worse
 
 SECOND = ("l2o-cifar", "lgl2o-cifar")  # with the optimizer of appendix D, meta-trained on CIFAR-10
+FEW = ("l2o", "sgdnm", "sgdnm-again", "adam", "gl2o", "lgl2o", "lgl2o-adam")
 BASIC = ("l2o", "sgdnm", "sgdnm-again", "adam", "gl2o", "lgl2o", "lgl2o-adam", "lgl2o-own", *SECOND)
 FAR = (*BASIC, "lgl2o-both")
 LONG = (*FAR, "lgl2o-100", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own")
@@ -254,6 +255,10 @@ RECIPE = Recipe(
             (
                 Row("circles-mlp", 50_000, 0.01, 50_000.0, LONG, 3, checkpoints=50),
                 Row("spirals-mlp", 50_000, 0.01, 50_000.0, LONG, 3),
+                Row("mnist-mlp", 5_000, 0.001, 50_000.0, FEW, 2),
+                Row("mnist-conv", 200, 0.01, 20_000.0, FEW, 2, 0.3),
+                Row("cifar10-conv", 200, 0.001, 20_000.0, FEW, 2, 0.3),
+                Row("tiny-imagenet-conv", 100, 0.001, 20_000.0, FEW, 2, 0.3),
             ),
             dataclasses.replace(ON_MNIST, schedule=((100, 400),)),
             dataclasses.replace(ON_CIFAR, schedule=((20, 100), (60, 30), (100, 30), (200, 20), (400, 10))),
