@@ -7,7 +7,7 @@ from ... import catalogue, guards, learned
 from ...evaluation import CLASSICAL
 from .. import Metrics, Recipe, Trial, above, at_least, at_most, claims, measured
 from .._training import numbers
-from .._zoo import ENTRIES, Entry, train_entry
+from .._zoo import ENTRIES, train_entry
 from . import _common as common
 
 LEARNED, GUARDED = "learned", "learned, guarded"
@@ -17,7 +17,8 @@ LEARNED, GUARDED = "learned", "learned, guarded"
 class Protocol:
     """How the quickstart is run."""
 
-    training: Entry = ENTRIES[learned.PRETRAINED[0]]
+    entry: str = learned.PRETRAINED[0]  # what is trained, and how
+    schedule: tuple[tuple[int, int], ...] | None = None  # stages (steps, trajectories); `None`: those of the entry
     num_trainings: int = 1
     problem: str = "digits-mlp"  # embedded in scikit-learn: no download
     classical: tuple[str, ...] = ("adam", "rmsprop", "nesterov", "sgd")  # each with its own tuned learning rate
@@ -37,7 +38,12 @@ def measure(trial: Trial) -> dict[str, Any]:
     problem, marks = catalogue.by_name(protocol.problem), (protocol.horizon, protocol.long_horizon)
     if trial.cell in protocol.classical:
         return common.compare(trial, problem, marks)
-    training = trial.once(f"training-{seed}", lambda folder: train_entry(protocol.training, seed, folder))
+    entry = ENTRIES[protocol.entry]
+    if protocol.schedule is not None:
+        entry = dataclasses.replace(
+            entry, schedule=protocol.schedule, unroll=protocol.schedule[0][0], validation_runs=1
+        )
+    training = trial.once(f"training-{seed}", lambda folder: train_entry(entry, seed, folder))
     if trial.cell == LEARNED:
         learned.save(trial.folder.parents[2] / "optimizer.safetensors", training.optimizer)
         return common.compare(trial, problem, marks, training.optimizer, {"training": numbers(training)})
@@ -80,13 +86,12 @@ CLAIMS = claims(
     },
 )
 
-_SMOKE = dataclasses.replace(ENTRIES[learned.PRETRAINED[0]], schedule=((4, 2),), unroll=2, num_runs=1)
 RECIPE = Recipe(
     name="l2o/quickstart",
     title="A small RNNprop learned on the digits network, against tuned classical optimizers",
     source="Lv et al. 2017 and Chen et al. 2020, at a size that trains in half a minute",
     scales={
-        "smoke": Protocol(_SMOKE, 1, "digits-mlp", ("adam",), 10, 20, 1, 1),
+        "smoke": Protocol(learned.PRETRAINED[0], ((4, 2),), 1, "digits-mlp", ("adam",), 10, 20, 1, 1),
         "laptop": Protocol(),
         "paper": Protocol(num_trainings=5, tuning_seeds=5, num_seeds=10),
     },
