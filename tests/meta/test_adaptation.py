@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import nestax as nx
 from nestax import evaluation, learned, meta, problems
@@ -102,16 +103,16 @@ def test_second_order_is_finite_differences_through_an_lstm(key):
     batch, estimator = lstm_batch(optimizer, 3), meta.AdaptedGradient(0.5, 2, "same")
     run = eqx.filter_jit(lambda o: estimator(o, batch, meta.Sum()))
     weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
-    flat, unravel = jax.flatten_util.ravel_pytree(weights)
+    flat, unravel = ravel_pytree(weights)
     direction = jax.random.normal(jax.random.fold_in(key, 1), flat.shape)
 
     def value(step):
         return float(run(eqx.combine(unravel(flat + step * direction), rest))[0].values[0])
 
     slope = (value(1e-4) - value(-1e-4)) / 2e-4
-    gradient = jax.flatten_util.ravel_pytree(run(optimizer)[1])[0]
+    gradient = ravel_pytree(run(optimizer)[1])[0]
     np.testing.assert_allclose(gradient @ direction, slope, rtol=1e-6)
-    first = jax.flatten_util.ravel_pytree(meta.AdaptedGradient(0.5, 1, "same")(optimizer, batch, meta.Sum())[1])[0]
+    first = ravel_pytree(meta.AdaptedGradient(0.5, 1, "same")(optimizer, batch, meta.Sum())[1])[0]
     assert abs(first @ direction - slope) > 1e-3 * abs(slope)  # the test can tell the orders apart
 
 
@@ -214,7 +215,7 @@ def test_refused_adaptations(rule, lasso, unchecked):
     with pytest.raises(ValueError, match="zero-sum games of two players"):
         meta.adapt(learned.TwinLSTM((2,), key=jax.random.key(0)), lasso, **SETTINGS)
     with pytest.raises(ValueError, match="`problems` must be"):
-        meta.adapt(rule, "lasso", **SETTINGS)
+        meta.adapt(rule, "lasso", **SETTINGS)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 0"):
         meta.adapt(rule, lasso, num_steps=-1, key=jax.random.key(0))
     with pytest.raises(ValueError, match="`horizon` must be a multiple"):
