@@ -32,7 +32,7 @@ class Protocol:
     variants: tuple[str, ...] = tuple(VARIANTS)
     sigmas: tuple[float, ...] = (10.0, 25.0, 50.0, 100.0, 200.0)
     steps: tuple[int, ...] = (0, 5, 20)  # of adaptation
-    num_seeds: int = 5
+    num_seeds: int = 10
 
 
 def measure(trial: Trial, variant: str, sigma: float, steps: int) -> dict[str, Any]:
@@ -167,7 +167,7 @@ RECIPE = Recipe(
     scales={
         "smoke": Protocol(SMOKE, ("plain", "nested"), (10.0,), (0,), 1),
         "laptop": Protocol(variants=("plain", "nested")),  # whose trainings are those of `ml2o/table-1`
-        "paper": Protocol(PAPER, num_seeds=10),
+        "paper": Protocol(PAPER),
     },
     axes=("variants", "sigmas", "steps"),
     cells=lambda protocol: grid(variant=protocol.variants, sigma=protocol.sigmas, steps=protocol.steps),
