@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -176,7 +177,8 @@ def test_the_jacobian_of_a_step(case, key):
     if isinstance(optimizer, nx.learned.AbstractLearnedOptimizer):
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in optimizer.config().items()}
         settings["second_derivatives"] = False
-        optimizer = type(optimizer)(**settings, key=jax.random.key(0))
+        make: Any = type(optimizer)
+        optimizer = make(**settings, key=jax.random.key(0))
     carry, xs = begin(problem, optimizer, 1, key)
     x, optimizer_step = entry(xs, 0), nx.OptimizerStep(problem, optimizer)
     moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
