@@ -399,6 +399,7 @@ WITHOUT_CALL = {
     "data.cifar10",
     "data.fetch",
     "data.read_idx",
+    "data.read_table",
     "data.tiny_imagenet",
     "dynamics.cubic_roots",
     "evaluation.markdown",
