@@ -55,7 +55,7 @@ class FromLoss(AbstractProblem):
     params: PyTree  # floating-point arrays
     buffers: PyTree  # other arrays
     data: PyTree
-    loss: Callable[..., Float[Array, ""]] = eqx.field(static=True)
+    loss: Callable[..., Any] = eqx.field(static=True)
     sample: Callable[[PRNGKeyArray], Any] | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
     has_aux: bool = eqx.field(static=True)
@@ -64,7 +64,7 @@ class FromLoss(AbstractProblem):
 
     def __init__(
         self,
-        loss: Callable[..., Float[Array, ""]],
+        loss: Callable[..., Any],
         params: PyTree,
         *,
         data: PyTree = None,
