@@ -229,7 +229,7 @@ def test_the_generator_with_no_and_with_many_results(tmp_path):
         "| net | 7 | 4 min | 0.5 after epoch 3 | 0 |",
         "**a table**",
         "\nWhat was *tried*.\n",
-        "| [l2o/quickstart](#l2o-quickstart) | laptop | 1 of 1 hold | 0 of 1 hold | 0 of 1 hold, 1 open |",
+        "(#l2o-quickstart) | laptop | 1 of 2 hold, 1 not measured | 0 of 1 hold | 0 of 1 hold, 1 open |",
     ):
         assert text in full, text
     assert full == page(tmp_path)

@@ -299,7 +299,7 @@ def test_bad_arguments(make):
 def test_more_bad_arguments():
     with pytest.raises(ValueError, match="`learning_rate` must be a number or an array"):
         complex_adam(0.1j)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="takes a matrix of shape"):
+    with pytest.raises(ValueError, match=r"`matrix` has the shape \(K, K\)"):
         linked_momentum(jnp.eye(3), jnp.ones(2), jnp.ones(2))
     with pytest.raises(ValueError, match="spectral radius"):
         linked_momentum(jnp.array([[0.9, 0.5], [0.5, 0.9]]), jnp.ones(2), jnp.ones(2))

@@ -186,7 +186,7 @@ def test_the_swap_rule_needs_the_sign_of_the_coupling():
         ),
         (lambda: optimizers.Halpern(0.0), "`step_size` must be a positive finite number, got 0"),
         (lambda: optimizers.Halpern(-1.0), "`step_size` must be a positive finite number, got -1"),
-        (lambda: optimizers.Halpern(1.0, resolvent=cast(Any, 0.3)), "must be a solver such as"),
+        (lambda: optimizers.Halpern(1.0, resolvent=cast(Any, 0.3)), "an object of the type `AbstractResolventSolver`"),
         (lambda: run(problems.Seesaw(1.0, 1.0), optimizers.Halpern(1.0), 1), "FixedPointResolvent"),
         (lambda: optimizers.FixedPointResolvent(0), "`num_steps` must be an integer of at least 1"),
         (lambda: optimizers.NewtonResolvent(0), "`num_steps` must be an integer of at least 1"),

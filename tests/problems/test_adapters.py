@@ -129,7 +129,7 @@ def test_a_loss_with_a_module_or_a_sampler(key):
     ("arguments", "message"),
     [
         ({"loss": 3, "params": 1.0}, "`loss` must be a function"),
-        ({"loss": squares, "params": {"w": "x"}}, "`players` holds no arrays"),
+        ({"loss": squares, "params": {"w": "x"}}, "`params` must hold floating-point arrays"),
         ({"loss": squares, "params": 1.0, "data": jnp.ones(3), "sample": lambda k: k}, "not both"),
         ({"loss": squares, "params": 1.0, "data": (jnp.ones(3), jnp.ones(4))}, "one leading axis of examples"),
         ({"loss": squares, "params": 1.0, "data": jnp.ones(3), "batch_size": 4}, "at most the 3 examples"),
