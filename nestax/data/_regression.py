@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .._checks import check_finite
@@ -32,6 +33,20 @@ class Regression(eqx.Module):
 
     def __len__(self) -> int:
         return self.targets.shape[0]
+
+    def take(self, indices: ArrayLike | slice) -> "Regression":
+        """The examples at these indices, or in this slice."""
+        return Regression(self.inputs[indices], self.targets[indices], self.name)
+
+    def standardized(self, like: "Regression | None" = None) -> "Regression":
+        """Features and targets less their mean and over their standard deviation, those of `like` (default: these)."""
+
+        def scaled(values: Array, by: Array) -> Array:
+            mean, std = (f(np.asarray(by, np.float64), axis=0) for f in (np.mean, np.std))
+            return jnp.asarray((np.asarray(values, np.float64) - mean) / std, values.dtype)
+
+        like = self if like is None else like
+        return Regression(scaled(self.inputs, like.inputs), scaled(self.targets, like.targets), self.name)
 
 
 def diabetes() -> Regression:

@@ -97,6 +97,7 @@ from ._operators import (
 )
 from ._plot import plot_plane as plot_plane, plot_spectrum as plot_spectrum
 from ._rate import PredictedRate as PredictedRate, predicted_rate as predicted_rate
+from ._search import minimize_rate as minimize_rate
 from ._singular import (
     AbstractSingular as AbstractSingular,
     DenseSVD as DenseSVD,

@@ -1,6 +1,8 @@
 """Runs on many games from many starts at once: distances to the saddle set, gradient norms and costs along the way."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +14,16 @@ from .._family import AnyFamily, Instances, as_family, draw_runs
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import StepInfo
 from .._problem import AbstractProblem
-from ..measures import GradientNorm, Magnitude, trajectory
+from ..measures import (
+    GradientNorm,
+    Magnitude,
+    cost_at,
+    first_below,
+    median_and_ninety,
+    success_rates,
+    tail,
+    trajectory,
+)
 from ._tune import DRAWN
 
 
@@ -49,6 +60,65 @@ class GameRuns:
         """The distance of both players together, $\\sqrt{d_x^2 + d_y^2}$."""
         with np.errstate(over="ignore", invalid="ignore"):  # of runs that diverge
             return np.linalg.norm(self.distances, axis=-1)
+
+    def evaluations_to(self, tolerance: float) -> Float[np.ndarray, "instances starts"]:
+        """Gradients and resolvents until the norm of the joint gradient, over that at the start, stays below the
+        tolerance; `inf` for never."""
+        times = first_below(self.gradient_norms / self.gradient_norms[..., :1], tolerance)
+        return cost_at(self.num_gradients + self.num_resolvents, times)
+
+    def summary(
+        self, tolerances: Sequence[float] = (2e-2, 1e-4), *, part: float = 0.2, num_times: int = 60
+    ) -> dict[str, Any]:
+        """How far the runs come, how surely, and at what cost, over all instances and starts.
+
+        **Arguments:**
+
+        - `tolerances`: of the joint distance. Default: that of SR1, and one of convergence.
+        - `part`: the share of a run that counts as its end. Default 0.2, as in `nestax.measures.success_rates`.
+        - `num_times`: about how many times of the curve are returned, evenly spaced in the logarithm. Default 60.
+
+        **Returns** a dictionary:
+
+        - `times`, `geometric_mean`: the joint distance along the way;
+        - `tail_mean`, `tail_median`, `tail_geometric_mean`: of the means of the joint distance over the end of a run;
+        - `sr1`, `sr2`: both joint success rates in percent, `rate` and `interval`;
+        - `diverged`: the share of runs that end farther off than they began, or not finite;
+        - `accepted`: of a guard alone, the share of accepted proposals;
+        - `reach`: by tolerance, the `share` of runs whose distance stays below it, and `iterations`, `gradients` and
+            `resolvents` until then: median and 90th percentile, each `inf` where so many never get there.
+        """
+        joint = self.joint.reshape(-1, self.joint.shape[-1])
+        times = np.unique(np.geomspace(1, joint.shape[1] - 1, num_times).round().astype(int))
+        finite = np.where(np.isfinite(joint), joint, np.inf)
+        end = tail(finite, part).mean(axis=1)
+        success = success_rates(self.distances, self.magnitudes)
+        with np.errstate(divide="ignore", over="ignore"):
+            geometric = np.exp(np.log(np.maximum(finite[:, times], 1e-300)).mean(axis=0))
+        rates = {"sr1": success.accuracy_rate["joint"], "sr2": success.stability_rate["joint"]}
+        out: dict[str, Any] = {
+            "times": times,
+            "geometric_mean": geometric,
+            "tail_mean": end.mean(),
+            "tail_median": np.median(end),
+            "tail_geometric_mean": np.exp(np.log(np.maximum(end, 1e-300)).mean()),
+            **{
+                n: {"rate": 100 * r.rate, "interval": [round(100 * x, 2) for x in r.interval]} for n, r in rates.items()
+            },
+            "diverged": np.mean(~(finite[:, -1] <= finite[:, 0])),
+            "reach": {},
+        }
+        if self.info.aux is not None and hasattr(self.info.aux, "accepted"):
+            out["accepted"] = np.nanmean(np.asarray(self.info.aux.accepted))
+        for tolerance in tolerances:
+            reached = first_below(self.joint, tolerance)
+            out["reach"][f"{tolerance:g}"] = {
+                "share": np.mean(np.isfinite(reached)),
+                "iterations": median_and_ninety(reached),
+                "gradients": median_and_ninety(cost_at(self.num_gradients, reached)),
+                "resolvents": median_and_ninety(cost_at(self.num_resolvents, reached)),
+            }
+        return out
 
 
 @eqx.filter_jit

@@ -21,7 +21,13 @@ from ._scores import (
     diverged as diverged,
 )
 from ._success import Proportion as Proportion, SuccessRates as SuccessRates, success_rates as success_rates
-from ._times import cost_at as cost_at, first_below as first_below, tail as tail, trailing_window as trailing_window
+from ._times import (
+    cost_at as cost_at,
+    first_below as first_below,
+    median_and_ninety as median_and_ninety,
+    tail as tail,
+    trailing_window as trailing_window,
+)
 from ._trajectory import (
     Carry as Carry,
     Trajectory as Trajectory,

@@ -4,6 +4,7 @@ Every function takes arrays of NumPy (recorded runs, in float64) and of JAX (ins
 arrays of the same kind.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -53,3 +54,11 @@ def cost_at(costs: Int[AnyArray, "*batch times"], times: Float[AnyArray, "*batch
     index = xp.where(reached, times, xp.zeros_like(times)).astype(int)
     found = xp.take_along_axis(costs, index[..., None], axis=-1)[..., 0].astype(times.dtype)
     return xp.where(reached, found, xp.full_like(found, np.inf))
+
+
+def median_and_ninety(values: Float[AnyArray, "..."]) -> tuple[float, float]:
+    """The median and the 90th percentile of times or costs: values of the sample, so that infinite ones do no harm."""
+    flat = np.sort(np.asarray(values), axis=None)
+    if not flat.size:
+        raise ValueError("`values` must hold at least one number, got none.")
+    return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])

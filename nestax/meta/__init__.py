@@ -52,6 +52,7 @@ from ._teaching import (
 )
 from ._train import MetaTraining as MetaTraining, Validation as Validation, train as train
 from ._twin import (
+    krylov_training as krylov_training,
     twin_paper_training as twin_paper_training,
     twin_release_training as twin_release_training,
     twin_training as twin_training,

@@ -4,10 +4,11 @@ from typing import Any
 
 import optax
 
+from .._checks import count, fraction, nonnegative, plain
 from .._rollout import KeepAll
-from ..measures import SquaredGradientNorm, SuccessRate, TailDistance
+from ..measures import CostToTolerance, SquaredGradientNorm, SuccessRate, TailDistance
 from ._estimators import MetaLoss, TruncatedBackprop
-from ._objectives import ObjectiveReward, Relative
+from ._objectives import ObjectiveReward, Relative, RelativeLog
 from ._train import Validation
 
 _RELEASED = TailDistance(part=0.5, order=2, log=False)
@@ -76,6 +77,46 @@ def twin_release_training(epochs: int = 200) -> dict[str, Any]:
         meta_optimizer=optax.adam(1e-4),
         validation=Validation(every=5, horizon=500, num_runs=20, score=_RELEASED),
     )
+
+
+def krylov_training(
+    epochs: int = 60, *, unroll: int = 40, learning_rate: float = 1e-3, floor: float = 0.05
+) -> dict[str, Any]:
+    r"""The settings of `train` for `nestax.learned.TwinKrylov`, as keyword arguments: a run is one unroll.
+
+    The meta-loss is the logarithm of the relative gradient norm, since a Krylov method gains digits at a steady pace.
+    Train it in float64: the differences of gradients that it lives on are rough in float32.
+
+    **Arguments:**
+
+    - `epochs`: one meta-update each. Default 60.
+    - `unroll`: steps per run. Default 40.
+    - `learning_rate`: of Adam at the start; it falls as a cosine to the share `floor` of it. Default 1e-3, to 5 %.
+
+    **Raises** `ValueError` for counts below 1.
+
+    **Example**
+
+    ```python
+    >>> import nestax as nx
+    >>> settings = nx.meta.krylov_training(100, unroll=20) | {"num_tasks": 64}  # for `meta.train(..., **settings)`
+    >>> settings["schedule"], settings["validation"].horizon
+    (((20, 100),), 80)
+
+    ```
+    """
+    epochs, unroll = count(epochs, "epochs"), count(unroll, "unroll")
+    rate, alpha = plain(nonnegative, "learning_rate")(learning_rate), plain(fraction, "floor")(floor)
+    decaying = optax.cosine_decay_schedule(rate, epochs, alpha=alpha)
+    score = CostToTolerance(tolerance=1e-4, unit="steps", arrival="first")
+    return {
+        "schedule": ((unroll, epochs),),
+        "unroll": unroll,
+        "num_tasks": 32,
+        "meta_loss": RelativeLog(SquaredGradientNorm()),
+        "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(decaying)),
+        "validation": Validation(every=min(10, epochs), horizon=4 * unroll, num_runs=128, score=score),
+    }
 
 
 def _settings(meta_loss: MetaLoss, **settings: Any) -> dict[str, Any]:

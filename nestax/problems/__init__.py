@@ -49,6 +49,7 @@ from ._nested import (
     NestedClassifier as NestedClassifier,
     NestedLanguageModel as NestedLanguageModel,
 )
+from ._nested_regression import NestedRegression as NestedRegression
 from ._quadratic import Quadratic as Quadratic, random_quadratic as random_quadratic
 from ._quadratic_games import BilinearGame as BilinearGame, QuadraticGame as QuadraticGame
 from ._rastrigin import Rastrigin as Rastrigin
@@ -58,6 +59,10 @@ from ._saddle import (
     RotatedSaddle as RotatedSaddle,
     Saddle as Saddle,
     Seesaw as Seesaw,
+)
+from ._sized_games import (
+    random_sized_matrix_game as random_sized_matrix_game,
+    random_sized_quadratic_game as random_sized_quadratic_game,
 )
 
 _check_arguments(globals())

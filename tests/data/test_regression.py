@@ -31,3 +31,14 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("NESTAX_DATA_DIR", str(tmp_path))
     with pytest.raises(data.DataError, match="damaged"):
         data.boston_housing()
+
+
+def test_parts_and_their_standardization():
+    full = data.diabetes()
+    train, rest = full.take(slice(0, 300)), full.take(np.arange(300, 442))
+    assert (len(train), len(rest), rest.name) == (300, 142, "diabetes")
+    scaled = rest.standardized(train)
+    np.testing.assert_allclose(train.standardized().inputs.std(0), 1, rtol=1e-5)
+    targets = np.asarray(train.targets, float)
+    mean, std = float(targets.mean()), float(targets.std())
+    np.testing.assert_allclose(scaled.targets * std + mean, rest.targets, rtol=1e-5)

@@ -189,3 +189,16 @@ def test_what_does_not_converge_can_be_run_all_the_same():
         assert isinstance(entry.optimizer(), nx.AbstractOptimizer)
     with jax.enable_x64(False):
         assert nx.dynamics.Suggestion("complex momentum", 1.0, 1, 0.1, 1 - 1e-6 + 0j).optimizer()
+
+
+def _first(point, values):
+    return point[0] * values
+
+
+def test_the_search_does_not_leave_its_bounds():
+    axes = (np.linspace(0, 0.5, 20),)
+    value, point = dynamics.minimize_rate(_first, np.array([1.0]), axes, ((-0.1, 0.5),), num_iterations=60)
+    assert value == pytest.approx(-0.1)
+    assert point == pytest.approx(-0.1)
+    with pytest.raises(ValueError, match="`bounds` must be a pair per axis"):
+        dynamics.minimize_rate(_first, np.array([1.0]), axes, ())

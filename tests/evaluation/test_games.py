@@ -120,3 +120,31 @@ def run_one(problem):
 def tune_nothing(grid):
     batch = games(problems.Saddle, 2)
     return evaluation.tune(nx.Instances(batch), optimizers.sgd, grid, num_steps=1, key=jax.random.key(0))
+
+
+def test_a_summary_by_hand():
+    games = jax.vmap(lambda a: problems.Saddle(a, a))(np.full(4, 0.5))
+    runs = evaluation.run_games(games, optimizers.sgd(0.5), num_steps=20, key=jax.random.key(1), num_starts=2)
+    got = runs.summary((1e-3,))
+    start = np.sort(runs.joint[..., 0], axis=None)
+    steps = np.ceil(np.log2(start / 1e-3))
+    assert got["reach"]["0.001"]["iterations"] == (steps[3], steps[7])
+    assert got["reach"]["0.001"]["gradients"] == got["reach"]["0.001"]["iterations"]
+    assert got["reach"]["0.001"]["resolvents"] == (0.0, 0.0)
+    assert got["reach"]["0.001"]["share"] == 1.0
+    tail = start.mean() * np.mean(0.5 ** np.arange(16, 21))
+    assert got["tail_mean"] == pytest.approx(tail, rel=1e-4)
+    geometric = np.exp(np.log(start).mean()) * np.mean(0.5 ** np.arange(16, 21))
+    assert got["tail_geometric_mean"] == pytest.approx(geometric, rel=1e-4)
+    assert (got["diverged"], got["sr1"]["rate"]) == (0.0, 100.0)
+    away = evaluation.run_games(games, optimizers.sgd(10.0), num_steps=5, key=jax.random.key(1)).summary((1e-3,))
+    assert (away["diverged"], away["reach"]["0.001"]["share"]) == (1.0, 0.0)
+    assert away["reach"]["0.001"]["iterations"] == (np.inf, np.inf)
+
+
+def test_evaluations_to_count_gradients_and_resolvents():
+    """Gradient descent on a (x^2 - y^2) with a = 1/2 halves the gradient per step, of one gradient each."""
+    games = jax.vmap(lambda a: problems.Saddle(a, a))(np.full(2, 0.5))
+    runs = evaluation.run_games(games, optimizers.sgd(0.5), num_steps=12, key=jax.random.key(1))
+    np.testing.assert_array_equal(runs.evaluations_to(1e-3), np.full((2, 1), 10.0))
+    np.testing.assert_array_equal(runs.evaluations_to(1e-9), np.full((2, 1), np.inf))

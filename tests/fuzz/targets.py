@@ -143,6 +143,10 @@ def squares(params):
     return jnp.sum(params**2)
 
 
+def squared_rate(point, values):
+    return jnp.abs(1 - point[0] * values)
+
+
 @functools.cache
 def valid() -> dict[str, Any]:
     """A valid value by the name of a parameter."""
@@ -232,6 +236,8 @@ def valid() -> dict[str, Any]:
         "size": 2,
         "shape": (2, 2),
         "init_scale": 0.1,
+        "axes": (np.linspace(0.1, 1.0, 4),),
+        "bounds": ((0.0, 2.0),),
         "eigenvalues": jnp.array([1.0 + 0.5j, 1.0 - 0.5j]),
         "frequencies": jnp.array([0.5]),
         "extrapolation": 0.1,
@@ -297,7 +303,7 @@ def special() -> dict[str, Any]:
     pair = (jnp.ones(2), jnp.ones(2))
     scalars = (jnp.array(0.0), jnp.array(0.0))
     corpus = valid()["text"]
-    decay = nx.hyperparameters.WeightDecay("all")
+    decay, regression = nx.hyperparameters.WeightDecay("all"), nx.data.Regression(jnp.ones((4, 2)), jnp.ones(4), "toy")
     key, sgd = jax.random.key(0), nx.optimizers.sgd(0.1)
     evaluation = nx.evaluation.evaluate(Quadratic(), {"sgd": optax.sgd(0.1)}, num_steps=2, num_seeds=1, key=key)
     return {
@@ -312,6 +318,10 @@ def special() -> dict[str, Any]:
         "hyper.best_response.hyperparameters": jnp.ones(2),
         "hyper.best_response.weights": jnp.ones(2),
         "hyperparameters.Fixed.family": decay,
+        "problems.NestedRegression.train": regression,
+        "problems.NestedRegression.valid": regression,
+        "dynamics.minimize_rate.rate": squared_rate,
+        "measures.median_and_ninety.values": jnp.ones(4),
         "problems.NestedLanguageModel.train": corpus,
         "problems.NestedLanguageModel.valid": corpus,
         "problems.NestedLanguageModel.hyperparameters": decay,
@@ -387,6 +397,7 @@ def special() -> dict[str, Any]:
 
 
 EXTRA: dict[str, dict[str, Any]] = {  # optional parameters without which there is nothing to do
+    "dynamics.minimize_rate": {"num_iterations": 2},
     "dynamics.diagnose_step": {"num_steps": 2},
     "dynamics.step_exponents": {"num_steps": 2},
     "rollout": {"num_steps": 2},

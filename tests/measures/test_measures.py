@@ -203,3 +203,11 @@ def test_bad_windows():
         measures.tail(np.zeros(3), 2.0)
     with pytest.raises(ValueError, match="at least 1"):
         measures.TrailingLoss(window=0)
+
+
+def test_quantiles_are_values_of_the_sample():
+    assert measures.median_and_ninety(np.array([3.0, np.inf, 1.0, 2.0])) == (2.0, np.inf)
+    assert measures.median_and_ninety(np.arange(1.0, 11.0)) == (5.0, 9.0)
+
+    with pytest.raises(ValueError, match="at least one number"):
+        measures.median_and_ninety(np.array([]))

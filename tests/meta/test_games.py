@@ -327,3 +327,11 @@ def test_errors(key, unchecked):
     instances = nx.Instances.draw(nx.FromSampler(nx.problems.Seesaw.random), 2, key)
     with pytest.raises(ValueError, match="There are 2 instances"):
         instances.select(jax.random.split(key, 3))
+
+
+def test_the_settings_of_a_krylov_method_are_one_unroll_per_epoch():
+    settings = meta.krylov_training(7, unroll=5)
+    assert (settings["schedule"], settings["unroll"]) == (((5, 7),), 5)
+    assert (settings["validation"].every, settings["validation"].horizon) == (7, 20)
+    with pytest.raises(ValueError, match="`floor` must be between 0 and 1"):
+        meta.krylov_training(floor=2.0)

@@ -200,3 +200,45 @@ def test_random_quadratic_games_have_the_condition_that_was_asked_for(key):
 def test_refuses(unchecked, make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Twenty quadratic games and twenty matrix games of random sizes."""
+    keys = jax.random.split(jax.random.key(0), 20)
+    return jax.vmap(problems.random_sized_quadratic_game)(keys), jax.vmap(problems.random_sized_matrix_game)(keys)
+
+
+def test_padded_games_have_the_spectra_that_they_say(drawn):
+    quadratic, matrix = (jax.tree.map(np.asarray, g) for g in drawn)
+    sizes = set()
+    for i in range(20):
+        values = np.linalg.eigvalsh(quadratic.own[i])[::-1]
+        rows = int((values > 1e-8).sum())
+        columns = int((np.linalg.eigvalsh(quadratic.other[i]) > 1e-8).sum())
+        sizes |= {rows, columns}
+        condition = values[0] / values[rows - 1]
+        assert values[0] == pytest.approx(1.0)
+        assert 1 <= condition <= 100.001
+        # the coordinates that are not used have gradient zero
+        assert not quadratic.own[i][rows:].any()
+        assert not quadratic.coupling[i][rows:].any()
+        assert not quadratic.coupling[i][:, columns:].any()
+        singular = np.linalg.svd(quadratic.coupling[i], compute_uv=False)[: min(rows, columns)]
+        assert singular[0] / singular[-1] == pytest.approx(condition) or min(rows, columns) < 2 or rows < 2
+        assert np.abs(matrix.coupling[i]).max() <= 1
+        assert not matrix.own[i].any()
+    assert min(sizes) >= 2
+    assert max(sizes) <= 20
+    assert len(sizes) > 8
+    signs = np.sign(matrix.coupling[matrix.coupling != 0])
+    assert abs(signs.mean()) < 0.2
+
+
+def test_sizes_and_conditions_below_the_least_are_refused():
+    key = jax.random.key(0)
+    for make in (problems.random_sized_quadratic_game, problems.random_sized_matrix_game):
+        with pytest.raises(ValueError, match="`max_size` must be an integer of at least 2"):
+            make(key, max_size=1)
+    with pytest.raises(ValueError, match="`max_condition` must be a finite number of at least 1"):
+        problems.random_sized_quadratic_game(key, max_condition=0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nestax as nx
-from nestax.recipes.complex import _gan, _search, dirac, gan_2d, gan_images, gan_spectrum, spectrum_sweep
+from nestax.recipes.complex import _common, dirac, gan_2d, gan_images, gan_spectrum, spectrum_sweep
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,6 @@ def test_the_search_finds_closed_forms():
     assert rates["phase 1"] == pytest.approx(15 / 17, abs=1e-8)
     assert rates["extragradient"] == pytest.approx(math.sqrt(chebyshev), abs=1e-7)
     assert rates["optimistic gradient"] == pytest.approx(15 / 17, abs=1e-6)  # the extrapolation goes to zero
-
-
-def test_the_search_does_not_leave_its_bounds():
-    value, point = _search.minimize(_first, np.array([1.0]), (np.linspace(0, 0.5, 20),), ((-0.1, 0.5),))
-    assert value == pytest.approx(-0.1)
-    assert point == pytest.approx(-0.1)
-
-
-def _first(point, values):
-    return point[0] * values
 
 
 def test_a_run_measures_its_distance_and_its_slope():
@@ -93,8 +83,8 @@ def row(momentum, nll, modes):
 def mixture(nll, modes):
     """Metrics with these scores as functions of a coefficient and of whether it is real."""
     rows = {}
-    for name, pair in _gan.momentum_grid((0.0, 0.5, 0.7, 0.9), (0.0, 0.125, 0.5, 1.0)).items():
-        beta, real = pair["modulus"] * np.exp(1j * np.pi * pair["phase_over_pi"]), _gan.is_real(pair)
+    for name, pair in _common.momentum_grid((0.0, 0.5, 0.7, 0.9), (0.0, 0.125, 0.5, 1.0)).items():
+        beta, real = pair["modulus"] * np.exp(1j * np.pi * pair["phase_over_pi"]), _common.is_real(pair)
         rows[name] = row(pair, nll(beta, real), modes(real))
     return {"runs": {"0.01": rows, "0.03": rows}}
 
@@ -115,7 +105,7 @@ def test_claims_on_the_mixture_hold_as_published_and_fail_on_the_opposite():
 def test_held_out_seeds_unmask_a_lucky_choice():
     metrics = mixture(lambda b, real: 5.0, lambda real: 4)
     for rows in metrics["runs"].values():
-        for i, one in enumerate(one for one in rows.values() if not _gan.is_real(one)):
+        for i, one in enumerate(one for one in rows.values() if not _common.is_real(one)):
             good = np.arange(3) != i % 3  # every complex coefficient is much better on two seeds and much worse on one
             one["nll"] = [[9.0, 4.0 if g else 6.0] for g in good]
     found = holds(metrics)
@@ -129,9 +119,9 @@ def test_scores_of_a_row():
 
 
 def test_the_grid_of_momenta():
-    grid = _gan.momentum_grid((0.0, 0.7), (0.0, 0.125, 1.0))
+    grid = _common.momentum_grid((0.0, 0.7), (0.0, 0.125, 1.0))
     assert list(grid) == ["0", "0.7", "0.7 exp(0.125πi)", "-0.7"]
-    assert [_gan.is_real(pair) for pair in grid.values()] == [True, True, False, True]
+    assert [_common.is_real(pair) for pair in grid.values()] == [True, True, False, True]
 
 
 def test_alternating_descent_is_the_published_rule():
@@ -139,7 +129,7 @@ def test_alternating_descent_is_the_published_rule():
     beta = 0.7 * np.exp(0.125j * np.pi)
     problem = nx.problems.BilinearGame(jnp.array([[1.0]]))
     start = (jnp.array([1.0]), jnp.array([1.0]))
-    out = nx.solve(problem, _gan.alternating(0.1, 0.7, 0.125), num_steps=2, key=jax.random.key(0), players=start)
+    out = nx.solve(problem, _common.alternating(0.1, 0.7, 0.125), num_steps=2, key=jax.random.key(0), players=start)
     x, y, mx, my = 1.0, 1.0, 0j, 0j
     for _ in range(2):
         mx = beta * mx - y

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nestax import Instances, evaluation, optimizers, problems
-from nestax.recipes.twin import _beyond_games as games, beyond, safeguard, table_1
-from nestax.recipes.twin._compare import draw, quantiles, summarize
+from nestax.recipes.twin import beyond, safeguard, table_1
+from nestax.recipes.twin._compare import draw
 
 
 def test_steps_to_reach():
@@ -25,68 +25,10 @@ def test_steps_to_reach():
     np.testing.assert_allclose(search.mean_scores(), [np.log(steps).mean(), stuck], rtol=1e-9)
 
 
-def test_a_summary_by_hand():
-    games = jax.vmap(lambda a: problems.Saddle(a, a))(np.full(4, 0.5))
-    runs = evaluation.run_games(games, optimizers.sgd(0.5), num_steps=20, key=jax.random.key(1), num_starts=2)
-    got = summarize(runs, (1e-3,))
-    start = np.sort(runs.joint[..., 0], axis=None)
-    steps = np.ceil(np.log2(start / 1e-3))
-    assert got["reach"]["0.001"]["iterations"] == (steps[3], steps[7])
-    assert got["reach"]["0.001"]["gradients"] == got["reach"]["0.001"]["iterations"]
-    assert got["reach"]["0.001"]["resolvents"] == (0.0, 0.0)
-    assert got["reach"]["0.001"]["share"] == 1.0
-    tail = start.mean() * np.mean(0.5 ** np.arange(16, 21))
-    assert got["tail_mean"] == pytest.approx(tail, rel=1e-4)
-    geometric = np.exp(np.log(start).mean()) * np.mean(0.5 ** np.arange(16, 21))
-    assert got["tail_geometric_mean"] == pytest.approx(geometric, rel=1e-4)
-    assert (got["diverged"], got["sr1"]["rate"]) == (0.0, 100.0)
-    away = summarize(evaluation.run_games(games, optimizers.sgd(10.0), num_steps=5, key=jax.random.key(1)), (1e-3,))
-    assert (away["diverged"], away["reach"]["0.001"]["share"]) == (1.0, 0.0)
-    assert away["reach"]["0.001"]["iterations"] == (np.inf, np.inf)
-
-
-def test_quantiles_are_values_of_the_sample():
-    assert quantiles(np.array([3.0, np.inf, 1.0, 2.0])) == (2.0, np.inf)
-    assert quantiles(np.arange(1.0, 11.0)) == (5.0, 9.0)
-
-
 def test_the_unseen_games_are_larger_and_dense():
     seen, unseen = (draw(make, 100, 0).matrix for make in safeguard.GAMES.values())
     assert np.abs(seen).max() <= 1 < 7.9 < np.abs(unseen).max() <= 8
     assert np.mean(np.asarray(seen) == 0) == pytest.approx(0.5, abs=0.04)
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    """Twenty quadratic games and twenty matrix games of random sizes."""
-    keys = jax.random.split(jax.random.key(0), 20)
-    return jax.vmap(games.random_quadratic_game)(keys), jax.vmap(games.random_matrix_game)(keys)
-
-
-def test_padded_games_have_the_spectra_that_they_say(drawn):
-    quadratic, matrix = (jax.tree.map(np.asarray, g) for g in drawn)
-    sizes = set()
-    for i in range(20):
-        values = np.linalg.eigvalsh(quadratic.own[i])[::-1]
-        rows = int((values > 1e-8).sum())
-        columns = int((np.linalg.eigvalsh(quadratic.other[i]) > 1e-8).sum())
-        sizes |= {rows, columns}
-        condition = values[0] / values[rows - 1]
-        assert values[0] == pytest.approx(1.0)
-        assert 1 <= condition <= 100.001
-        # the coordinates that are not used have gradient zero
-        assert not quadratic.own[i][rows:].any()
-        assert not quadratic.coupling[i][rows:].any()
-        assert not quadratic.coupling[i][:, columns:].any()
-        singular = np.linalg.svd(quadratic.coupling[i], compute_uv=False)[: min(rows, columns)]
-        assert singular[0] / singular[-1] == pytest.approx(condition) or min(rows, columns) < 2 or rows < 2
-        assert np.abs(matrix.coupling[i]).max() <= 1
-        assert not matrix.own[i].any()
-    assert min(sizes) >= 2
-    assert max(sizes) <= 20
-    assert len(sizes) > 8
-    signs = np.sign(matrix.coupling[matrix.coupling != 0])
-    assert abs(signs.mean()) < 0.2
 
 
 def row(median, ninety, solved=1.0):

@@ -16,7 +16,7 @@ from ..._rollout import Record, rollout
 from ..._step import OptimizerStep
 from .. import Recipe, Results, Trial, first, heat_maps, lines
 from .._claims import Metrics, above, at, below, between, claims, each, increasing, values
-from ._search import CERTAIN, minimize, polar
+from ._common import CERTAIN, polar
 
 PLAYS = {"simultaneous": 1, "alternating": 2}
 """How the players move, and how many gradients a step takes."""
@@ -78,7 +78,8 @@ def optimum(play: str, frequency: float, learning_rate: float) -> dict[str, floa
     """The best momentum of all, and its rate: a grid of a few thousand points, refined."""
     axes = (np.linspace(0, 0.999, 60), np.linspace(0, math.pi, 60))
     bounds = ((0.0, 0.9999), (0.0, math.pi))
-    rate, (modulus, phase) = minimize(RATES[play], np.array([frequency]), axes, bounds, np.array(learning_rate))
+    settings = (np.array([frequency]), axes, bounds, np.array(learning_rate))
+    rate, (modulus, phase) = dynamics.minimize_rate(RATES[play], *settings)
     per_gradient = rate ** (1 / PLAYS[play])
     return {"rate": rate, "rate_per_gradient": per_gradient, "modulus": modulus, "phase_over_pi": phase / math.pi}
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ... import networks, problems
 from ..._problem import Players
 from .. import Metrics, Recipe, Results, Trial, at_least, below, claims, each, heat_maps, measured
-from ._gan import alternating, is_real, momentum_grid, scored
+from ._common import alternating, is_real, momentum_grid, scored
 
 CAP = 1e6
 """The negative log-likelihood of a generator whose points are further off than that, or not finite."""

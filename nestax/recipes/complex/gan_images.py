@@ -16,7 +16,7 @@ from ... import data, networks, optimizers, problems
 from ..._problem import Players
 from ..._solve import solve
 from .. import Metrics, Recipe, Results, Trial, above, below, claims, each, measured, span
-from ._gan import momentum_name, scored
+from ._common import momentum_name, scored
 
 MOMENTA = {momentum_name(*pair): pair for pair in ((0.0, 0.0), (0.8, 0.125), (0.8, 0.0))}
 """Modulus and phase (over π) of the discriminator's first decay rate: the rows of the published table."""

@@ -12,7 +12,7 @@ import numpy as np
 from ... import dynamics, problems
 from .. import Recipe, Results, Trial, lines, markdown
 from .._claims import Metrics, above, at, at_least, at_most, below, claims, equal, measured
-from ._search import CERTAIN, minimize, polar
+from ._common import CERTAIN, polar
 
 RIVALS = ("extragradient", "optimistic gradient")
 PURE = "three pure rotations"
@@ -66,7 +66,7 @@ _SUGGESTED = {"momentum": "phase 0", "negative momentum": "phase 1"}  # in `sugg
 
 def _best(rate: Callable, values: np.ndarray, axes: Sequence[np.ndarray], *arguments: np.ndarray, **how: Any):
     bounds = [(axis[0] if axis[0] >= 0 else _RANGE, axis[-1]) for axis in axes]
-    return minimize(rate, values, axes, bounds, *arguments, **how)
+    return dynamics.minimize_rate(rate, values, axes, bounds, *arguments, **how)
 
 
 def best_rates(eigenvalues: np.ndarray, phases: Sequence[float], **how: Any) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -17,6 +18,26 @@ from .. import Trial
 
 IDENTITY = hyper.Implicit(hyper.Identity(), residual=False)
 """The identity for the inverse Hessian, as in the published code."""
+
+ANY_GROWTH = 1e30  # of a Neumann series that is summed up however it grows: the square is infinite in float32
+REGRESSIONS = {"boston": data.boston_housing, "diabetes": data.diabetes}
+
+
+def regression(name: str, seed: int, *, standardize: bool = True, broadcast: bool = False) -> problems.NestedRegression:
+    """The problem on a random split: 10 % test, of the rest 10 % validation.
+
+    `standardize`: scale by the training data's moments. `broadcast`: subtract all targets from every prediction, as the
+    published code does; up to a constant that is the loss with every target at its mean.
+    """
+    full = REGRESSIONS[name]()
+    rest = np.random.default_rng(seed).permutation(len(full))[len(full) // 10 :]
+    valid, train = full.take(rest[: len(rest) // 10]), full.take(rest[len(rest) // 10 :])
+    if standardize:
+        valid, train = valid.standardized(train), train.standardized()
+    if broadcast:
+        means = (jnp.full_like(one.targets, np.asarray(one.targets, np.float64).mean()) for one in (train, valid))
+        train, valid = (data.Regression(one.inputs, mean, name) for one, mean in zip((train, valid), means))
+    return problems.NestedRegression(train, valid)
 
 
 def load(name: str, split: str, num: int | None = None) -> data.Dataset:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import hyper, optimizers
+from ...problems import NestedRegression
 from .. import Metrics, Recipe, Results, Trial, above, at, at_least, below, claims, equal, measured
-from ._common import rmsprop, tuned
-from ._linear import ANY_GROWTH, LinearRegression, curvature, regression, with_bias
+from ._common import ANY_GROWTH, regression, rmsprop, tuned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +60,13 @@ METHODS: dict[str, Callable[[int, float], hyper.Implicit]] = {  # of the number 
 }
 
 
-def estimate(problem: LinearRegression, players: Any, name: str, count: int, alpha: float) -> np.ndarray:
+def estimate(problem: NestedRegression, players: Any, name: str, count: int, alpha: float) -> np.ndarray:
     """The hypergradient of a method with `count` products."""
     if name == CG_0 and count == 0:
         return np.zeros(players[0].shape)
     guess = jax.grad(problem.outer_loss, 1)(*players, None) if name == CG_V and count else None
     method = METHODS[name](count, alpha)
     return np.asarray(hyper.hypergradient(problem, players, None, method, guess=guess, throw=False).gradient, float)
-
-
-def exact(problem: LinearRegression, players: Any, matrix: np.ndarray) -> np.ndarray:
-    """The hypergradient by the pseudo-inverse, in double precision: the mixed derivative is diagonal."""
-    decay, weights = (np.asarray(x, np.float64) for x in players)
-    inputs, targets = with_bias(problem.valid_inputs), np.asarray(problem.valid_targets, np.float64)
-    vector = 2 * inputs.T @ (inputs @ weights - targets) / len(targets)
-    return -(np.linalg.pinv(matrix) @ vector) * 2 * np.exp(decay) * weights
 
 
 def _compare(got: np.ndarray, wanted: np.ndarray) -> list[Any]:
@@ -97,9 +89,9 @@ def measure(trial: Trial, dataset: str, published: bool) -> dict[str, Any]:
     for look in range(p.looks):
         steps = (p.outer_steps // p.looks, 1) if look else (1, p.warmup)
         tuning = tuned(trial, problem, both, steps, method=exactly, state=None if tuning is None else tuning.state)
-        players, matrix = tuning.players, curvature(problem, tuning.players[0])
+        players, matrix = tuning.players, problem.curvature(tuning.players[0])
         alpha = p.published_alpha if published else 1 / float(np.linalg.eigvalsh(matrix)[-1])
-        wanted = exact(problem, players, matrix)
+        wanted = problem.hypergradient(players)
         rows.append([[_compare(estimate(problem, players, n, c, alpha), wanted) for c in p.counts] for n in names])
     means = np.mean(rows, axis=0)  # methods, counts, (cosine, distance); NaN where a series overflowed
     out = {
@@ -107,14 +99,12 @@ def measure(trial: Trial, dataset: str, published: bool) -> dict[str, Any]:
         "condition": np.linalg.cond(matrix),
         "safe_alpha": 2 / np.linalg.eigvalsh(matrix)[-1],
     }
-    return out if published else out | {"unrolled": _unrolled(p, problem, players[0], matrix, alpha)}
+    return out if published else out | {"unrolled": _unrolled(p, problem, players[0], alpha)}
 
 
-def _unrolled(protocol: Protocol, problem: LinearRegression, decay: Any, matrix: np.ndarray, alpha: float) -> float:
+def _unrolled(protocol: Protocol, problem: NestedRegression, decay: Any, alpha: float) -> float:
     """The largest relative difference between T unrolled steps around the optimum and T Neumann terms."""
-    inputs = with_bias(problem.inputs)
-    best = np.linalg.solve(matrix, 2 * inputs.T @ np.asarray(problem.targets, np.float64) / len(inputs))
-    players, differences = (decay, jnp.asarray(best, jnp.float32)), []
+    players, differences = (decay, jnp.asarray(problem.best_response(decay), jnp.float32)), []
     for num in protocol.unrolled:
         unrolled = hyper.hypergradient(problem, players, None, hyper.Unrolled(optimizers.sgd(alpha), num)).gradient
         series = estimate(problem, players, "Neumann", num - 1, alpha)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import data, hyper
 from .. import Metrics, Order, Recipe, Results, Trial, above, at, below, claims, images
-from ._linear import ANY_GROWTH, curvature, regression
+from ._common import ANY_GROWTH, regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def measure(trial: Trial, dataset: str) -> dict[str, Any]:
         matrix = _digits_hessian(p, trial.seed)
     else:
         problem = regression(dataset, trial.seed)
-        matrix = curvature(problem, problem.init(trial.key)[0])
+        matrix = problem.curvature(problem.init(trial.key)[0])
     largest, inverse = float(np.linalg.eigvalsh(matrix)[-1]), np.linalg.pinv(matrix)
     series = {f"{n} terms": _series(matrix, 1 / largest, n) for n in (*p.terms, *p.more_terms)}
     return {

@@ -1,22 +1,16 @@
 """Shared parts of the comparisons of learned with classical game optimizers: training, tuning, runs, summaries."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
-import optax
-from jaxtyping import Float
 
 from ... import evaluation, learned, measures, meta
 from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
-from ...evaluation import GameRuns
-from ...measures import cost_at, first_below, success_rates, tail
 from .. import Trial, lines
 from ._seesaw import for_run, settings
 
@@ -80,22 +74,7 @@ def contest(
         runs = evaluation.run_games(games, optimizer, key=key, num_steps=num_steps, num_starts=num_starts)
         one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, games)
         seconds = evaluation.seconds_per_step(one, optimizer, key)
-        return {**summarize(runs, tolerances), "seconds_per_step": seconds, **record}
-
-
-def krylov_training(
-    unroll: int, epochs: int, num_tasks: int, validation: meta.Validation, rate: float = 1e-3, alpha: float = 0.0
-) -> dict[str, Any]:
-    """The settings of a training of `TwinKrylov`, one unroll per epoch."""
-    decaying = optax.cosine_decay_schedule(rate, epochs, alpha=alpha)
-    return {
-        "schedule": ((unroll, epochs),),
-        "unroll": unroll,
-        "num_tasks": num_tasks,
-        "meta_loss": meta.RelativeLog(measures.SquaredGradientNorm()),
-        "meta_optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(decaying)),
-        "validation": validation,
-    }
+        return {**runs.summary(tolerances), "seconds_per_step": seconds, **record}
 
 
 def trained(
@@ -116,50 +95,11 @@ def trained(
     if krylov:
         score = measures.CostToTolerance(unit="steps", arrival="first")
         validation = dataclasses.replace(how["validation"], horizon=60, score=score)
-        how |= krylov_training(40, epochs, max(num_tasks // 4, 1), validation)
+        how |= meta.krylov_training(epochs, floor=0.0) | {"num_tasks": max(num_tasks // 4, 1), "validation": validation}
     with jax.enable_x64(x64):
         tasks = meta.RandomGameScale(FromSampler(sample))
         run = meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=trial.progress, **how)
     return run.optimizer
-
-
-def summarize(runs: GameRuns, tolerances: tuple[float, ...]) -> dict[str, Any]:
-    """Distances along the way, where they end, success rates, and the cost of getting there."""
-    joint = runs.joint.reshape(-1, runs.joint.shape[-1])
-    times = np.unique(np.geomspace(1, joint.shape[1] - 1, 60).round().astype(int))
-    finite = np.where(np.isfinite(joint), joint, np.inf)
-    end = tail(finite, 0.2).mean(axis=1)
-    success = success_rates(runs.distances, runs.magnitudes)
-    with np.errstate(divide="ignore", over="ignore"):
-        geometric = np.exp(np.log(np.maximum(finite[:, times], 1e-300)).mean(axis=0))
-    rates = {"sr1": success.accuracy_rate["joint"], "sr2": success.stability_rate["joint"]}
-    out: dict[str, Any] = {
-        "times": times,
-        "geometric_mean": geometric,
-        "tail_mean": end.mean(),
-        "tail_median": np.median(end),
-        "tail_geometric_mean": np.exp(np.log(np.maximum(end, 1e-300)).mean()),
-        **{n: {"rate": 100 * r.rate, "interval": [round(100 * x, 2) for x in r.interval]} for n, r in rates.items()},
-        "diverged": np.mean(~(finite[:, -1] <= finite[:, 0])),
-        "reach": {},
-    }
-    if runs.info.aux is not None and hasattr(runs.info.aux, "accepted"):
-        out["accepted"] = np.nanmean(np.asarray(runs.info.aux.accepted))
-    for tolerance in tolerances:
-        reached = first_below(runs.joint, tolerance)
-        out["reach"][f"{tolerance:g}"] = {
-            "share": np.mean(np.isfinite(reached)),
-            "iterations": quantiles(reached),
-            "gradients": quantiles(cost_at(runs.num_gradients, reached)),
-            "resolvents": quantiles(cost_at(runs.num_resolvents, reached)),
-        }
-    return out
-
-
-def quantiles(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
-    """The median and the 90th percentile, without interpolation, so that infinite values do no harm."""
-    flat = np.sort(values, axis=None)
-    return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])
 
 
 def both(values: list[float | None], form: str = ".0f", unit: float = 1.0) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ... import evaluation, learned, measures, meta
@@ -13,10 +14,8 @@ from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import CLASSICAL_FOR_GAMES, run_games
 from ...optimizers import Extragradient
-from ...problems import BilinearGame
+from ...problems import BilinearGame, random_sized_matrix_game, random_sized_quadratic_game
 from .. import Metrics, Recipe, Results, Trial, claims, first, gather, lines, measured
-from ._beyond_games import evaluations, random_game, random_quadratic_game
-from ._compare import krylov_training, quantiles
 from ._seesaw import settings, train_twin
 
 
@@ -48,8 +47,16 @@ _DRAWS: dict[str, Callable[..., Any]] = {
     "matrix-5-unseen": functools.partial(BilinearGame.random, **_UNSEEN),
     "matrix-20-seen": functools.partial(BilinearGame.random, **_BIG),
     "matrix-20-unseen": functools.partial(BilinearGame.random, **_BIG, **_UNSEEN),
-    "quadratic": random_quadratic_game,
+    "quadratic": random_sized_quadratic_game,
 }
+
+
+def random_game(key):
+    """What is trained on: in one of three cases a matrix game at the seen scale, else a quadratic game."""
+    which, quadratic_key, matrix_key = jax.random.split(key, 3)
+    bilinear = jax.random.bernoulli(which, 1 / 3)
+    pair = random_sized_quadratic_game(quadratic_key), random_sized_matrix_game(matrix_key)
+    return jax.tree.map(lambda quadratic, matrix: jnp.where(bilinear, matrix, quadratic), *pair)
 
 
 def _extragradient(learning_rate, ratio):
@@ -94,8 +101,8 @@ def measure(trial: Trial, game: str, method: str, memory: int = 0, s: int | None
     else:
         optimizer, steps, out = learn(trial, method, memory, s), p.learned_steps, {}
     tests = draw(jax.random.split(test_key, p.num_games))
-    counts = evaluations(run_games(tests, optimizer, num_steps=steps, key=test_start), p.tolerance)
-    median, ninety = quantiles(counts)
+    counts = run_games(tests, optimizer, num_steps=steps, key=test_start).evaluations_to(p.tolerance)
+    median, ninety = measures.median_and_ninety(counts)
     return {"median": median, "ninety": ninety, "solved": np.isfinite(counts).mean(), **out}
 
 
@@ -117,8 +124,8 @@ def learn(trial: Trial, method: str, memory: int, s: int | None) -> AbstractOpti
     )
     where: dict[str, Any] = {"horizon": 4 * p.unroll, "num_runs": p.validation_games, "tasks": held_out}
     validation = meta.Validation(every=min(10, p.epochs), score=score, **where)
-    how = krylov_training(p.unroll, p.epochs, p.num_tasks, validation, p.learning_rate, alpha=0.05)
-    how |= {"key": key, "resume": True, "progress": progress}
+    how = meta.krylov_training(p.epochs, unroll=p.unroll, learning_rate=p.learning_rate)
+    how |= {"num_tasks": p.num_tasks, "validation": validation, "key": key, "resume": True, "progress": progress}
     return trial.once(method, lambda folder: meta.train(optimizer, training, run=folder, **how).optimizer)
 
 

@@ -1,8 +1,12 @@
-"""The shared parts of the GAN recipes: momentum coefficients, and trainings that are scored along the way."""
+"""The shared parts of these recipes: momentum coefficients, and trainings of GANs that are scored along the way."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float
 
 from ... import optimizers
 from ..._optimizer import AbstractOptimizer
@@ -10,6 +14,14 @@ from ..._problem import AbstractProblem
 from ..._rollout import RESULTS
 from .._recipe import Trial
 from .._training import in_parts
+
+CERTAIN = 1e-9
+"""A rate this close to 1 is 1: it converges in the limit of a vanishing step size only."""
+
+
+def polar(modulus: Float[Array, "*batch"], phase: Float[Array, "*#batch"]) -> Complex[Array, "*batch"]:
+    """The complex number of this modulus and phase (radians)."""
+    return jax.lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
 
 
 def momentum_name(modulus: float, phase_over_pi: float) -> str:
