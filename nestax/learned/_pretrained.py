@@ -10,7 +10,14 @@ from ._files import load
 
 _FOLDER = Path(__file__).parent / "zoo"
 
-PRETRAINED: tuple[str, ...] = ("rnnprop-small", "m-l2o-small")
+PRETRAINED: tuple[str, ...] = (
+    "rnnprop-small",
+    "m-l2o-small",
+    "m-l2o-lasso",
+    "m-l2o-quadratic",
+    "m-l2o-rosenbrock",
+    "m-l2o-rastrigin",
+)
 """The names of the trained optimizers that come with the package, the default first."""
 
 
@@ -49,7 +56,9 @@ def card(name: str | None = None) -> dict[str, Any]:
     - `seeds`: per meta-seed its validation score (lower is better), and `chosen`, the one that is shipped.
     - `cost`: optimizee steps and seconds of one meta-training.
     - `evaluations`: per problem the natural logarithm of the training loss (mean, minimum and maximum over initial
-      points) at several steps, of this optimizer and of tuned classical ones, with milliseconds per step.
+      points) at several steps, of this optimizer and of tuned classical ones, with milliseconds per step. For families,
+      which the card calls by the functions of `nestax.problems` that draw from them, each run is on a draw of its own,
+      and there is one entry more: adapted to the draw by `nestax.meta.adapt`.
     - `licence`, `version`, `device`.
 
     **Raises** `ValueError` for an unknown name, with the nearest one.

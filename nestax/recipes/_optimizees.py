@@ -1,4 +1,5 @@
-"""Classifiers of the catalogue with images held out, and runs from several initial points, looked at on the way."""
+"""Classifiers of the catalogue with images held out, and runs of problems from several initial points, looked at on the
+way."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Array, Int, Key
 
 from .. import catalogue, data, problems
 from .._optimizer import AbstractOptimizer
+from .._problem import AbstractProblem
 from .._solve import solve
 from ..measures import trailing_window
 
@@ -41,7 +43,7 @@ class Runs(eqx.Module):
 
 
 @eqx.filter_jit
-def start(problem: problems.Classifier, optimizer: AbstractOptimizer, keys: Key[Array, " runs"]) -> Runs:
+def start(problem: AbstractProblem, optimizer: AbstractOptimizer, keys: Key[Array, " runs"]) -> Runs:
     """One run per key, before its first step."""
 
     def one(key):
@@ -53,7 +55,7 @@ def start(problem: problems.Classifier, optimizer: AbstractOptimizer, keys: Key[
 
 @eqx.filter_jit
 def advance(
-    problem: problems.Classifier,
+    problem: AbstractProblem,
     optimizer: AbstractOptimizer,
     runs: Runs,
     keys: Key[Array, " runs"],
@@ -77,7 +79,7 @@ def _accuracy(problem: problems.Classifier, players: Any, test: data.Dataset):
 
 
 def look(
-    problem: problems.Classifier,
+    problem: AbstractProblem,
     test: data.Dataset | None,
     optimizer: AbstractOptimizer,
     marks: Iterable[int],
@@ -86,7 +88,7 @@ def look(
 ) -> dict[int, dict[str, Any]]:
     """ln of the trailing training loss and, if there is `test`, the accuracy on it at the marks, of one run per key.
 
-    The marks are multiples of `piece`.
+    The marks are multiples of `piece`. Only classifiers have a `test`.
     """
     marks = set(marks)
     runs, losses, out = start(problem, optimizer, keys), [], {}
@@ -98,5 +100,6 @@ def look(
             window = np.concatenate(losses, axis=1)[:, -trailing_window(steps) :].mean(axis=1)
             out[steps] = {"ln_loss": np.log(window)}
             if test is not None:
+                assert isinstance(problem, problems.Classifier)
                 out[steps]["accuracy"] = _accuracy(problem, runs.players, test)
     return out

@@ -1,5 +1,6 @@
 """The trained optimizers that come with the package: they load, learn, and their cards are true of them."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -32,6 +33,7 @@ def test_a_card_is_that_of_its_weights(name):
     scores = {seed: value["score"] for seed, value in card["seeds"].items()}
     assert min(scores, key=lambda seed: scores[seed]) == str(card["chosen"])
     assert set(card["evaluations"]) == set(entry.shown_on)
+    assert all(_zoo.FAMILIES.get(p) is None or "adapted by 5 updates" in e for p, e in card["evaluations"].items())
     preset = nx.learned.preset(card["preset"], key=jax.random.key(0)).config()
     assert {k: v for k, v in preset.items() if not isinstance(v, float)}.items() <= card["arguments"].items()
     for key, value in preset.items():
@@ -44,6 +46,62 @@ def test_the_default_learns_at_once():
     solution = nx.solve(problem, nx.learned.pretrained(), num_steps=100, key=jax.random.key(2))
     ln = np.log(np.asarray(solution.losses[-20:, 0]).mean())
     assert ln < 0.8 < np.log(np.asarray(solution.losses[0, 0]))
+
+
+def test_one_of_a_family_learns_at_once():
+    """As it is, and as adapted to a draw, the loss of which both bring down from that near zero, 1.67."""
+    problem = nx.problems.uniform_lasso(jax.random.key(5))
+    trained = nx.learned.pretrained("m-l2o-lasso")
+    adaptation = nx.meta.adapt(trained, problem, key=jax.random.key(6))
+    assert adaptation.num_steps == 5
+    for optimizer in (trained, adaptation.optimizer):
+        losses = np.asarray(nx.solve(problem, optimizer, num_steps=100, key=jax.random.key(7)).losses[:, 0])
+        assert losses[0] > 1.5
+        assert losses[-20:].mean() < 0.9
+
+
+def test_a_family_is_looked_at_on_draws_of_its_own(monkeypatch):
+    """The curves are those of `solve` on the draws, without and with adaptation to them, and there is no accuracy."""
+    family = nx.FromSampler(nx.problems.uniform_lasso, num_instances=3, rows=2, dim=2)
+    monkeypatch.setitem(_zoo.FAMILIES, "tiny", family)
+    monkeypatch.setattr(_zoo, "_RATES", (0.01, 0.1))
+    optimizer = nx.learned.preset("rnnprop-small", key=jax.random.key(0))
+    entry = _zoo.Entry("s", ("f",), "rnnprop-small", ("tiny",), ((4, 1),), marks=(100,), rivals=("adam",), num_runs=2)
+    entry = dataclasses.replace(entry, judged_at=(100,), adaptation_steps=1)
+    rows = _zoo._evaluate(entry, optimizer, "tiny", 3)
+    learned, adapted, adam = rows.values()
+    assert list(rows)[1] == "adapted by 1 updates"
+    assert list(rows)[2] in ("adam 0.01", "adam 0.1")
+    assert all("accuracy" not in row for row in (learned, adapted, adam))
+
+    def by_hand(key, steps):
+        found = []
+        for each in jax.random.split(key, 2):
+            draw, adapt, run = jax.random.split(each, 3)
+            problem = family(draw)
+            one = nx.meta.adapt(optimizer, problem, key=adapt, num_steps=steps).optimizer
+            (x,) = problem.init(run)
+            how = {"players": (x,), "state": one.init(problem, (x,), run)}
+            losses = nx.solve(problem, one, num_steps=100, key=jax.random.fold_in(run, 0), **how).losses
+            found.append(np.log(np.asarray(losses[-20:, 0], np.float64).mean()))
+        return np.array(found)
+
+    shown = _zoo._key(3, _zoo._EVALUATION)
+    for row, steps in ((learned, 0), (adapted, 1)):
+        found = by_hand(shown, steps)
+        assert row["ln_loss"]["100"] == pytest.approx([found.mean(), found.min(), found.max()], abs=0.006)
+    judged = by_hand(_zoo._key(3, _zoo._VALIDATION), 1).mean()
+    assert _zoo._score(entry, optimizer, 3) == pytest.approx(judged, rel=1e-4)
+
+
+def test_the_names_of_families_are_the_calls_that_draw_from_them():
+    for name, family in _zoo.FAMILIES.items():
+        assert isinstance(family, nx.FromSampler)
+        if name == "RosenbrockBatch":
+            assert isinstance(family(jax.random.key(0)), nx.problems.RosenbrockBatch)
+        else:
+            arguments = ", ".join(f"{k}={v:g}" for k, v in family.static)
+            assert name == family.make.__name__ + (f"({arguments})" if arguments else "")
 
 
 @pytest.mark.parametrize("ask", [nx.learned.pretrained, nx.learned.card])
