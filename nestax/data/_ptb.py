@@ -1,5 +1,6 @@
 """The Penn Treebank as a sequence of words: the corpus of word-level language models."""
 
+import collections
 import functools
 import pathlib
 
@@ -65,6 +66,35 @@ class Corpus(eqx.Module):
         if num < 1 or len(self) // num < 2:
             raise ValueError(f"`num` must leave at least two of the {len(self)} words per stretch, got {num}.")
         return self.tokens[: len(self) // num * num].reshape(num, -1)
+
+    def take(self, part: slice) -> "Corpus":
+        """A stretch of the text, in the same words."""
+        return Corpus(self.tokens[part], self.vocabulary, self.name)
+
+    def most_frequent(self, num: int, unknown: str = "<unk>") -> tuple[str, ...]:
+        """`unknown`, then the most frequent other words of the text, `num` in all at most.
+
+        **Raises** `ValueError` unless `unknown` is in the vocabulary.
+        """
+        place = _place(unknown, self.vocabulary)
+        counts = collections.Counter(np.asarray(self.tokens).tolist()).most_common(num)
+        words = [place, *[word for word, _ in counts if word != place]][:num]
+        return tuple(self.vocabulary[word] for word in words)
+
+    def in_words(self, vocabulary: tuple[str, ...], unknown: str = "<unk>") -> "Corpus":
+        """The same text in another vocabulary; words that are not in it become `unknown`.
+
+        **Raises** `ValueError` unless `unknown` is in the new vocabulary.
+        """
+        other, new = _place(unknown, vocabulary), {word: i for i, word in enumerate(vocabulary)}
+        numbers = np.array([new.get(word, other) for word in self.vocabulary], np.int32)
+        return Corpus(jnp.asarray(numbers[np.asarray(self.tokens)]), vocabulary, self.name)
+
+
+def _place(unknown: str, vocabulary: tuple[str, ...]) -> int:
+    if unknown not in vocabulary:
+        raise ValueError(f"`unknown` must be in the vocabulary of {len(vocabulary)} words, got {unknown!r}.")
+    return vocabulary.index(unknown)
 
 
 def penn_treebank(split: str = "train") -> Corpus:

@@ -41,7 +41,7 @@ def minimize_rate(
 
     **Returns** the rate, and the point as an array.
 
-    **Raises** `ValueError` unless there are as many `bounds` as `axes`.
+    **Raises** `ValueError` unless there are as many `bounds` as `axes`, and at least five points on the grid.
 
     **Example**
 
@@ -72,6 +72,8 @@ def minimize_rate(
     stride = min(8, max(1, len(points) // _POPULATION))  # good ones, but not all from one spot
     kept = np.argsort(rates(points), kind="stable")[: stride * _POPULATION : stride]
     start = np.concatenate([*(point[None] for point in known), points[kept]])[:_POPULATION]
+    if len(start) < 5:
+        raise ValueError(f"`axes` must span a grid of at least 5 points, got {len(points)}.")
     found = scipy.optimize.differential_evolution(
         lambda x: rates(x.T),
         bounds,

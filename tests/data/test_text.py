@@ -70,3 +70,15 @@ def test_the_published_text_where_it_is_at_hand():
     assert {len(text.vocabulary) for text in texts} == {10_000}
     first = [texts[1].vocabulary[i] for i in texts[1].tokens[:7].tolist()]
     assert first == ["consumers", "may", "want", "to", "move", "their", "telephones"]
+
+
+def test_a_text_in_its_most_frequent_words():
+    tokens = jnp.array([1, 2, 2, 0, 3, 2, 3], jnp.int32)
+    text = data.Corpus(tokens, ("a", "<unk>", "b", "c"), "toy")
+    words = text.most_frequent(3)
+    assert words == ("<unk>", "b", "c")
+    assert text.in_words(words).tokens.tolist() == [0, 1, 1, 0, 2, 1, 2]
+    assert text.take(slice(2, 4)).tokens.tolist() == [2, 0]
+    for call in (lambda: text.most_frequent(2, "?"), lambda: text.in_words(("a", "b"))):
+        with pytest.raises(ValueError, match="`unknown` must be in the vocabulary"):
+            call()

@@ -202,3 +202,5 @@ def test_the_search_does_not_leave_its_bounds():
     assert point == pytest.approx(-0.1)
     with pytest.raises(ValueError, match="`bounds` must be a pair per axis"):
         dynamics.minimize_rate(_first, np.array([1.0]), axes, ())
+    with pytest.raises(ValueError, match="a grid of at least 5 points, got 4"):
+        dynamics.minimize_rate(_first, np.array([1.0]), (np.linspace(0, 0.5, 4),), ((-0.1, 0.5),))

@@ -143,8 +143,8 @@ def squares(params):
     return jnp.sum(params**2)
 
 
-def squared_rate(point, values):
-    return jnp.abs(1 - point[0] * values)
+def descent_rate(point, values):
+    return jnp.abs(1 - point[0].astype(values.dtype) * values)
 
 
 @functools.cache
@@ -236,7 +236,7 @@ def valid() -> dict[str, Any]:
         "size": 2,
         "shape": (2, 2),
         "init_scale": 0.1,
-        "axes": (np.linspace(0.1, 1.0, 4),),
+        "axes": (np.linspace(0.1, 1.0, 10),),
         "bounds": ((0.0, 2.0),),
         "eigenvalues": jnp.array([1.0 + 0.5j, 1.0 - 0.5j]),
         "frequencies": jnp.array([0.5]),
@@ -320,7 +320,7 @@ def special() -> dict[str, Any]:
         "hyperparameters.Fixed.family": decay,
         "problems.NestedRegression.train": regression,
         "problems.NestedRegression.valid": regression,
-        "dynamics.minimize_rate.rate": squared_rate,
+        "dynamics.minimize_rate.rate": descent_rate,
         "measures.median_and_ninety.values": jnp.ones(4),
         "problems.NestedLanguageModel.train": corpus,
         "problems.NestedLanguageModel.valid": corpus,

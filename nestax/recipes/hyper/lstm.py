@@ -1,6 +1,5 @@
 """A language model: its regularization tuned while it trains, and its weight decays tuned until it overfits."""
 
-import collections
 import dataclasses
 from typing import Any
 
@@ -58,13 +57,8 @@ def texts(protocol: Protocol) -> list[data.Corpus]:
         names = tuple(f"word{i}" for i in range(protocol.vocabulary))
         return [data.Corpus(part, names, "made") for part in (tokens[:2_000], tokens[2_000:2_500], tokens[2_500:])]
     full = [data.penn_treebank(split) for split in ("train", "valid", "test")]
-    known, unknown = full[0].vocabulary, full[0].vocabulary.index("<unk>")
-    counts = collections.Counter(np.asarray(full[0].tokens).tolist()).most_common(protocol.vocabulary)
-    words = [unknown, *[word for word, _ in counts if word != unknown]][: protocol.vocabulary]
-    numbers = np.zeros(len(known), np.int32)  # 0 is <unk>
-    numbers[words] = np.arange(len(words))
-    names = tuple(known[word] for word in words)
-    return [data.Corpus(jnp.asarray(numbers[np.asarray(text.tokens)]), names, text.name) for text in full]
+    words = full[0].most_frequent(protocol.vocabulary)
+    return [text.in_words(words) for text in full]
 
 
 def measure(trial: Trial, method: str) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def measure(trial: Trial, method: str) -> dict[str, Any]:
     problem = problems.NestedLanguageModel(train, valid, model, family, p.length, p.batch_size, p.batch_size)
     outer = optimizers.sgd(0.0) if method == FIXED else optimizers.adam(p.outer_learning_rate)
     inner = optax.chain(optax.clip_by_global_norm(p.clip), optax.sgd(p.learning_rate))
-    judge = _Perplexity(problem, data.Corpus(test.tokens[: p.num_test], test.vocabulary, test.name))
+    judge = _Perplexity(problem, test.take(slice(p.num_test)))
     tuning = tuned(trial, problem, (outer, inner), (p.num_steps, 1), parts=p.num_parts, evaluate=judge)
     history = [{kind: record[kind] for kind in ("step", "valid", "test")} for record in tuning.history]
     lowest = min(history, key=lambda record: record["valid"])
@@ -119,7 +113,7 @@ def overfit(trial: Trial, method: str) -> dict[str, Any]:
 
     def piece(whole: data.Corpus) -> data.Corpus:
         start = int(rng.integers(0, len(whole) - num))
-        return data.Corpus(whole.tokens[start : start + num], whole.vocabulary, whole.name)
+        return whole.take(slice(start, start + num))
 
     train, valid = map(piece, texts(p)[:2])
     model = networks.LSTMLanguageModel(p.vocabulary, p.overfit_width, p.num_layers)
