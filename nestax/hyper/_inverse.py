@@ -1,6 +1,7 @@
 """Products with an inverse: the interface, and the methods that are truncated series."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -89,10 +90,20 @@ class AbstractInverse(eqx.Module):
         """$x \approx (C + \rho I)^{-1} v$, from `guess` where the solver is iterative and there is one."""
 
 
-def check_steps(solver: AbstractInverse, num_steps: int) -> None:
-    """Raises `ValueError` for fewer than one step."""
-    if num_steps < 1:
-        raise ValueError(f"`{type(solver).__name__}(num_steps=...)` must be at least 1, got {num_steps}.")
+class AbstractKrylov(AbstractInverse):
+    """One that builds a Krylov space by at most `num_steps` products, and stops at a tolerance on the residual."""
+
+    num_steps: eqx.AbstractVar[int]
+    rtol: eqx.AbstractVar[Float[Array, ""]]
+    atol: eqx.AbstractVar[Float[Array, ""]]
+
+    def __check_init__(self):
+        if self.num_steps < 1:
+            name = f"{type(self).__name__}(num_steps=...)"
+            raise ValueError(f"`{name}` must be at least 1, got {self.num_steps}.")
+
+    def with_tolerance(self, tolerance):
+        return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
 
 
 def vector_dtype(tree: PyTree) -> Any:

@@ -1,6 +1,5 @@
 """Products with an inverse by Krylov methods: conjugate gradients, safe in float32, and GMRES."""
 
-import dataclasses
 from typing import Any, cast
 
 import equinox as eqx
@@ -12,10 +11,10 @@ from jaxtyping import Array, Float
 from .._checks import decay, named, nonnegative
 from .._tree import add_scaled, dot
 from ._curvature import Operator
-from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
+from ._inverse import AbstractKrylov, solver_info, vector_dtype
 
 
-class CG(AbstractInverse):
+class CG(AbstractKrylov):
     r"""Conjugate gradients on $(C + \rho I) x = v$ (Hestenes and Stiefel, 1952; in hypergradients Pedregosa, 2016, and
     Rajeswaran et al., 2019).
 
@@ -41,17 +40,11 @@ class CG(AbstractInverse):
     atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
 
-    def __check_init__(self):
-        check_steps(self, self.num_steps)
-
-    def with_tolerance(self, tolerance):
-        return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
-
     def solve(self, operator, vector, guess):
         return _conjugate_gradients(operator, vector, guess, self.num_steps, self.rtol, self.atol)
 
 
-class NormalCG(AbstractInverse):
+class NormalCG(AbstractKrylov):
     r"""Conjugate gradients on the normal equations $(C + \rho I)^2 x = (C + \rho I) v$, for curvature that may be
     indefinite. Two products per step, and the square of the condition number.
 
@@ -62,12 +55,6 @@ class NormalCG(AbstractInverse):
     rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=0.0)
     atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        check_steps(self, self.num_steps)
-
-    def with_tolerance(self, tolerance):
-        return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
 
     def solve(self, operator, vector, guess):
         squared = Operator(lambda v: operator(operator(v)), jnp.zeros_like(operator.damping))
@@ -85,7 +72,7 @@ class NormalCG(AbstractInverse):
         return x, info
 
 
-class GMRES(AbstractInverse):
+class GMRES(AbstractKrylov):
     r"""Generalized minimal residuals (Saad and Schultz, 1986), by lineax: for curvature that may be indefinite.
 
     **Arguments:**
@@ -98,12 +85,6 @@ class GMRES(AbstractInverse):
     num_steps: int = eqx.field(static=True, default=20)
     rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=0.0)
     atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
-
-    def __check_init__(self):
-        check_steps(self, self.num_steps)
-
-    def with_tolerance(self, tolerance):
-        return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
 
     def solve(self, operator, vector, guess):
         del guess

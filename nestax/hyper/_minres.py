@@ -1,7 +1,5 @@
 """Products with an inverse by minimal residuals: the default."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._checks import decay, named, nonnegative
 from .._tree import add_scaled, dot, norm, scaled
 from ._curvature import Operator
-from ._inverse import AbstractInverse, check_steps, solver_info, vector_dtype
+from ._inverse import AbstractKrylov, solver_info, vector_dtype
 
 
-class MINRES(AbstractInverse):
+class MINRES(AbstractKrylov):
     r"""Minimal residuals on $(C + \rho I) x = v$ (Paige and Saunders, 1975): the $x$ of the Krylov space for which
     $\lVert (C + \rho I) x - v \rVert$ is smallest.
 
@@ -36,12 +34,6 @@ class MINRES(AbstractInverse):
     rtol: Float[Array, ""] = eqx.field(converter=named(decay, "rtol"), default=3e-4)
     atol: Float[Array, ""] = eqx.field(converter=named(nonnegative, "atol"), default=0.0)
     warm_start: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        check_steps(self, self.num_steps)
-
-    def with_tolerance(self, tolerance):
-        return dataclasses.replace(self, rtol=jnp.zeros_like(tolerance), atol=tolerance)
 
     def solve(self, operator, vector, guess):
         dtype = vector_dtype(vector)

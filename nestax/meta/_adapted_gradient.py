@@ -38,7 +38,7 @@ class AdaptedGradient(AbstractGradientEstimator):
     - `rate`: $\alpha \ge 0$, in units of meta-parameters over meta-gradient: of the sum of the losses, if that is the
       meta-loss. Default 1e-3, as released.
     - `order`: 1 (default), as released, or 2. First order costs two plain meta-gradients; second order has the Hessian
-      by one product, forward over reverse, and costs about seven.
+      by one product, forward over reverse, and costs about six.
     - `query`: `"next"` (default), as released: the truncation after the support, with its own samples, from where the
       unadapted optimizer arrived (held constant); or `"same"`, as in the theory: the support itself.
     - `estimator`: of both gradients. Default `TruncatedBackprop()`, which is the only one for order 2;

@@ -1,10 +1,11 @@
 """Numbers for people: spreads over seeds, and tables in Markdown."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ..evaluation import mean_interval
 
 
 def spread(values: Sequence[float | int | None]) -> dict[str, Any]:
@@ -18,11 +19,8 @@ def spread(values: Sequence[float | int | None]) -> dict[str, Any]:
         return out
     out["mean"] = float(numbers.mean())
     if len(numbers) > 1:
-        import scipy.special  # here, since it is slow to load
-
         out["sd"] = float(numbers.std(ddof=1))
-        half = float(scipy.special.stdtrit(len(numbers) - 1, 0.975)) * out["sd"] / math.sqrt(len(numbers))
-        out["interval"] = [out["mean"] - half, out["mean"] + half]
+        out["interval"] = list(mean_interval(numbers)[1:])
     return out
 
 

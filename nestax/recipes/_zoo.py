@@ -125,8 +125,8 @@ ENTRIES: Mapping[str, Entry] = {
     "m-l2o-lasso": _m_l2o(
         "M-L2O for LASSO: 128 problems of size 10 x 10 at once, to be adapted to yours in five updates.",
         (
-            "Behind tuned Adam at every mark on all three families of the card, and a step takes five times as "
-            "long or more: it is for the study of adaptation.",
+            "Behind tuned Adam at every mark on all three families of the card, and a step takes more than four "
+            "times as long: it is for the study of adaptation.",
             "Adaptation gains where the problem is unlike those of the training (normal_lasso), and nothing on "
             "the family of the training.",
             "At sigma=50 the loss rises after 100 steps, and from 500 on it is above that at zero (ln 0.51), "
@@ -139,8 +139,8 @@ ENTRIES: Mapping[str, Entry] = {
     "m-l2o-quadratic": _m_l2o(
         "M-L2O for least squares: 128 problems of size 10 x 10 at once, to be adapted to yours in five updates.",
         (
-            "Behind tuned Adam at every mark on all three families of the card, and a step takes five times as "
-            "long or more: it is for the study of adaptation.",
+            "Behind tuned Adam at every mark on all three families of the card, and a step takes more than four "
+            "times as long: it is for the study of adaptation.",
             "Adaptation gains where the problem is unlike those of the training (normal_lasso), and nothing on "
             "the family of the training.",
             "At sigma=50 the loss rises after 100 steps, and from 500 on it is above that at zero (ln 0.51), "
@@ -154,7 +154,7 @@ ENTRIES: Mapping[str, Entry] = {
         "M-L2O for Rosenbrock's valley: 128 points at once, to be adapted to yours in five updates.",
         (
             "Behind tuned Adam after 100 steps, ahead after 500 and 1,000; but on problems this small a step "
-            "costs more than ten of Adam's: at equal seconds no lead is shown.",
+            "costs about ten of Adam's: at equal seconds no lead is shown.",
             "Adaptation helps a little until 500 steps, and costs a little at 1,000.",
             "Meta-seed 1 is behind by 1.4 in the score. Trained on the sum of losses, as in the recipes, the loss "
             "climbed beyond that of the start.",
