@@ -36,6 +36,26 @@ from ._unrolled import (
     Reverse as Reverse,
     Unrolled as Unrolled,
 )
+from ._response_families import (
+    AbstractBestResponse as AbstractBestResponse,
+    FactorizedResponse as FactorizedResponse,
+    LinearResponse as LinearResponse,
+    MLPResponse as MLPResponse,
+)
+from ._sampling import (
+    AbstractSampling as AbstractSampling,
+    AdaptiveAround as AdaptiveAround,
+    Among as Among,
+    Around as Around,
+    Normal as Normal,
+    Uniform as Uniform,
+)
+from ._hypernetwork import (
+    Hypernetwork as Hypernetwork,
+    HypernetworkProblem as HypernetworkProblem,
+    HypernetworkSample as HypernetworkSample,
+    Located as Located,
+)
 from ._tolerance import (
     AbstractTolerance as AbstractTolerance,
     ExponentialTolerance as ExponentialTolerance,

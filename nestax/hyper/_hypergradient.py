@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._checks import check_arrays
@@ -113,6 +114,13 @@ def check_pair(problem: AbstractProblem, players: Any, names: tuple[str, str] | 
             f"A nested problem has two players, `(hyperparameters, weights)`, got {len(players)} for a "
             f"{type(problem).__name__}."
         )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(players[0] if isinstance(players, tuple) else ()):
+        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.integer):
+            raise ValueError(
+                f"`hyperparameters{jax.tree_util.keystr(path)}` is discrete, of dtype {leaf.dtype}, so it has no "
+                "gradient. Relax it to a real floating-point number, which is rounded inside the inner loss if it must "
+                "be; then only a `Hypernetwork` has a hypergradient for it."
+            )
     players = check_players(players, names)
     for part, name in zip(players, ("hyperparameters", "weights")):
         if not jax.tree.leaves(part):

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._checks import check_arrays, is_concrete, named, nonnegative
 from .._problem import AbstractProblem, Players, Sample
@@ -100,9 +100,32 @@ class AbstractMethod(eqx.Module):
         return False
 
     @property
-    def moves_weights(self) -> bool:
-        """Whether it trains the weights by steps of its own."""
-        return False
+    def needs_inner_steps(self) -> bool:
+        """Whether the weights are trained by inner steps alone, and not by the method, or before."""
+        return True
+
+    def prepare(self, problem: AbstractProblem) -> AbstractProblem:
+        """The problem that `tune` works on. By default the given one; a method may put others variables in it."""
+        return problem
+
+    def start(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> Players:
+        """The players of the prepared `problem` that stand for those of the given one."""
+        del problem, key
+        return players
+
+    def original(self, problem: AbstractProblem, players: Players) -> Players:
+        """Hyperparameters and weights of the given problem, from the players of the prepared `problem`."""
+        del problem
+        return players
+
+    def measure(self, players: Players) -> dict[str, Float[Array, ""]]:
+        """Numbers of its own for the records of `tune`. By default none."""
+        del players
+        return {}
+
+    def review(self, players: Players) -> str | None:
+        """A warning for the end of `tune`, given the last players of the prepared problem; or `None`."""
+        del players
 
     def with_tolerance(self, tolerance: Float[Array, ""]) -> "AbstractMethod":
         """The same method with this absolute tolerance on its linear system. By default there is none to set."""

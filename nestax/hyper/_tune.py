@@ -50,7 +50,8 @@ class Tuning:
       `inner_gradient_norm`, `residual` (means over the record's steps; `None` where not finite or not measured),
       `inner_steps`, `diverged`, `indefinite` (sums), `seconds`, and what `evaluate` returned.
     - `best_record`: the number of that record in `history`; `None` if none was finite.
-    - `state`: a `TuningState`: all that another run would need to go on.
+    - `state`: a `TuningState`: all that another run would need to go on. Its players are those that the method works
+      on: for a `Hypernetwork` the parameters of the response stand for the weights.
     - `num_steps`: successful outer steps.
     - `result`: a `RESULTS`; `message`: what went wrong where it is not `successful`, with outer step and tensor.
     """
@@ -107,7 +108,8 @@ def tune(
     - `num_inner_steps`: updates of the weights before each of them. Published: 5 with full batches, 9 with
       mini-batches, 1 for language models. May be 0 for `Unrolled`, whose steps train.
     - `key`: fixes the initial point and all samples. One sample serves all of a hypergradient, its key included.
-    - `method`: default `Implicit(MINRES(warm_start=True))`.
+    - `method`: default `Implicit(MINRES(warm_start=True))`. With a `Hypernetwork`, inner steps train the parameters of
+      a learned best response; players are hyperparameters and weights all the same.
     - `players`: where to start; `None` means `problem.init`. `state`: where to go on from, with its players.
     - `tolerance`: $\varepsilon_k$ as in HOAG (Pedregosa, 2016), used twice: rounds of `num_inner_steps` are
       repeated, at most `max_rounds` times, until the inner gradient is that short, and the linear system of `CG`,
@@ -161,8 +163,9 @@ def tune(
     _check(num_outer_steps, num_inner_steps, record_every, patience, max_rounds, method)
     if state is not None and players is not None:
         raise ValueError("A `state` to go on from holds its players: pass one of both.")
+    prepared = method.prepare(problem)
     step = OuterStep(
-        problem,
+        prepared,
         _single(as_optimizer(optimizer)),
         as_gradient_optimizer(outer_optimizer, "outer_optimizer"),
         method,
@@ -174,6 +177,7 @@ def tune(
     given, initial = players, state
     if state is None:
         players = check_pair(problem, _init(problem, init_key) if players is None else players)
+        players = method.start(prepared, players, jax.random.fold_in(init_key, 1))
         state = step.init(players, state_key)
     session = Session(
         "hyperparameter tuning",
@@ -196,7 +200,7 @@ def tune(
             "patience": patience,
         },
         state=state,
-        best=state.players,
+        best=method.original(prepared, state.players),
         options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
     )
     records = _Records(step, session, sample_key, record_every, evaluate, criterion, patience)
@@ -212,10 +216,10 @@ def _check(num_outer_steps, num_inner_steps, record_every, patience, max_rounds,
         raise ValueError(f"`num_inner_steps` must not be negative, got {num_inner_steps}.")
     if not isinstance(method, AbstractMethod):
         raise ValueError(f"`method` must be a hypergradient method such as `Implicit()`, got {method!r}.")
-    if num_inner_steps == 0 and not method.moves_weights:
+    if num_inner_steps == 0 and method.needs_inner_steps:
         raise ValueError(
             f"With `num_inner_steps=0` nothing trains the weights: {type(method).__name__} leaves them alone. Take at "
-            "least 1 step, or `Unrolled`, whose steps train."
+            "least 1 step; or `Unrolled`, whose steps train; or a `Hypernetwork` that was `fitted` before."
         )
     if record_every < 1 or num_outer_steps % record_every:
         raise ValueError(f"`record_every` must divide the {num_outer_steps} outer steps, got {record_every}.")
@@ -265,15 +269,18 @@ class _Records:
         if out.result != RESULTS.successful:
             return Outcome(out.carry, None, failure=self._failure(out, xs))
         record = {"record": index, "step": int(out.carry.count), **_summary(out.info)}
+        method = self.step.method
+        players = method.original(self.step.problem, out.carry.players)
+        record |= {name: number(value) for name, value in method.measure(out.carry.players).items()}
         if self.evaluate is not None:
-            record |= {name: number(value) for name, value in self.evaluate(out.carry.players).items()}
+            record |= {name: number(value) for name, value in self.evaluate(players).items()}
         record["seconds"] = round(time.monotonic() - started, 4)
         if self.criterion not in record:
             raise ValueError(
                 f"`criterion` is {self.criterion!r}, but a record holds {', '.join(map(repr, record))}. Let `evaluate` "
                 "return it."
             )
-        return Outcome(out.carry, record, record[self.criterion], out.carry.players)
+        return Outcome(out.carry, record, record[self.criterion], players)
 
     def finish(self, throw: bool) -> Tuning:
         session, history = self.session, self.session.history
@@ -295,9 +302,13 @@ class _Records:
             )
         if history and session.best_record is None:
             warnings.warn(f"No record had a finite `criterion`, {self.criterion!r}: `best` is the start.", stacklevel=3)
+        advice = self.step.method.review(state.players)
+        if advice is not None:
+            warnings.warn(advice, stacklevel=3)
+        players = self.step.method.original(self.step.problem, state.players)
         result = RESULTS.nonfinite if session.failure else RESULTS.successful
         num_steps, best = int(state.count), session.best_record
-        return Tuning(state.players, session.best, history, best, state, num_steps, result, session.failure)
+        return Tuning(players, session.best, history, best, state, num_steps, result, session.failure)
 
     def _failure(self, out: Rollout, xs: OuterSamples) -> str:
         """What became inf or NaN: the failed step is taken again, to see what `rollout` keeps from its carry."""

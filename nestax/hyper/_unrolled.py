@@ -138,8 +138,8 @@ class Unrolled(AbstractMethod):
         return self.num_steps
 
     @property
-    def moves_weights(self) -> bool:
-        return True
+    def needs_inner_steps(self) -> bool:
+        return False
 
     def __call__(self, problem, players, batches, guess):
         del guess
