@@ -14,7 +14,7 @@ from .._tree import check_same_structure
 from ._curvature import inner_loss, outer_loss
 from ._hypergradient import check_pair
 from ._inverse import solver_info, vector_dtype
-from ._method import AbstractMethod, Hypergradient, HypergradientInfo
+from ._method import AbstractMethod, Batches, Hypergradient, HypergradientInfo
 from ._response_families import AbstractBestResponse, LinearResponse
 from ._sampling import AbstractSampling, Around, as_vector, from_vector
 
@@ -93,7 +93,7 @@ class HypernetworkProblem(AbstractNested):
         located, parameters = players
         return located.hyperparameters, self.respond(parameters, located.hyperparameters)
 
-    def inner_loss(self, hyperparameters: Located, weights: PyTree, sample: HypernetworkSample) -> Float[Array, ""]:
+    def inner_loss(self, hyperparameters: Located, weights: PyTree, sample: Any) -> Float[Array, ""]:
         located = jax.lax.stop_gradient(hyperparameters)
 
         def loss(h: PyTree) -> Float[Array, ""]:
@@ -101,7 +101,7 @@ class HypernetworkProblem(AbstractNested):
 
         return jnp.mean(jax.vmap(loss)(self._draw(located, sample.key)))
 
-    def outer_loss(self, hyperparameters: Located, weights: PyTree, sample: HypernetworkSample) -> Float[Array, ""]:
+    def outer_loss(self, hyperparameters: Located, weights: PyTree, sample: Any) -> Float[Array, ""]:
         if not self.sampling.adaptive:
             return self.validation_loss(hyperparameters, weights, sample)
 
@@ -111,9 +111,10 @@ class HypernetworkProblem(AbstractNested):
         losses = jax.vmap(loss)(self._draw(hyperparameters, sample.key))
         return jnp.mean(losses) - self.sampling.entropy(hyperparameters.spread).astype(losses.dtype)
 
-    def validation_loss(self, located: Located, parameters: PyTree, sample: HypernetworkSample) -> Float[Array, ""]:
+    def validation_loss(self, located: Located, parameters: PyTree, sample: Any) -> Float[Array, ""]:
         r"""$L_V(\hat\lambda, w_\phi(\hat\lambda))$: at the hyperparameters themselves, without entropy."""
-        return outer_loss(self.problem, *self.original((located, parameters)), sample.sample)
+        hyperparameters, weights = self.original((located, parameters))
+        return outer_loss(self.problem, hyperparameters, weights, sample.sample)
 
     def _draw(self, located: Located, key: Any) -> PyTree:
         draws = self.sampling.draw(key, located.hyperparameters, located.spread, self.num_samples)
@@ -245,10 +246,11 @@ class Hypernetwork(AbstractMethod):
         del guess
         problem = _prepared(problem)
         located, parameters = players
-        gradient = jax.grad(lambda outer: problem.outer_loss(outer, parameters, batches))(located)
-        value = problem.validation_loss(located, parameters, batches)
+        outer, first = (batches.outer, batches.at(0)) if isinstance(batches, Batches) else (batches, batches)
+        gradient = jax.grad(lambda point: problem.outer_loss(point, parameters, outer))(located)
+        value = problem.validation_loss(located, parameters, outer)
         nan = jnp.asarray(jnp.nan, vector_dtype(parameters))
-        loss = problem.inner_loss(located, parameters, batches)
+        loss = problem.inner_loss(located, parameters, first)
         info = HypergradientInfo(loss, nan, nan, nan, solver_info(nan.dtype, 0))
         return Hypergradient(value, gradient, parameters, None, info)
 

@@ -124,7 +124,7 @@ class AdaptiveAround(AbstractSampling):
 
     **Raises** `ValueError` for a scale or a bound that is not positive, and for a negative weight.
 
-    **Source:** M. MacKay et al., *Self-Tuning Networks*, ICLR 2019, equation 13.
+    **Source:** M. MacKay et al., *Self-Tuning Networks*, ICLR 2019.
     """
 
     initial: PyTree
@@ -167,11 +167,13 @@ class AdaptiveAround(AbstractSampling):
 
     def entropy(self, spread: Vector | None) -> Float[Array, ""]:
         assert spread is not None
-        # its derivative is that of the scale without its bound, since log(scale) has the derivative softplus'/scale
-        entropy = jnp.sum(jnp.log(self.deviation(spread)) + 0.5 * math.log(2 * math.pi * math.e))
+        free = jnp.log(jax.nn.softplus(spread))  # the derivative is that without the bound, the value that with it
+        log = free + jax.lax.stop_gradient(jnp.log(self.deviation(spread)) - free)
+        entropy = jnp.sum(log + 0.5 * math.log(2 * math.pi * math.e))
         return self.entropy_weight.astype(entropy.dtype) * entropy
 
     def draw(self, key, hyperparameters, spread, num):
+        assert spread is not None
         center = as_vector(hyperparameters, hyperparameters)
         scale = self.deviation(spread).astype(center.dtype)
         return center[None] + scale[None] * _noise(key, num, center, self.antithetic)
@@ -282,8 +284,8 @@ def as_vector(values: Values, like: PyTree, name: str = "values") -> Vector:
     """`values` for every hyperparameter, as one vector in the common dtype: one number for all, or a pytree."""
     leaves, structure = jax.tree.flatten(like)
     given = jax.tree.leaves(values)
-    if len(given) == 1 and jnp.ndim(given[0]) == 0:
-        given = given * len(leaves)
+    if jax.tree_util.all_leaves([values]) and jnp.ndim(values) == 0:
+        given = [values] * len(leaves)
     elif jax.tree.structure(values) != structure:
         raise ValueError(
             f"`{name}` must be one number, or a pytree as the hyperparameters are, {structure}; got "
