@@ -125,7 +125,7 @@ class CoordinateSum(AbstractGradientEstimator):
 
         gradients = jnp.concatenate([gradients, optimizer.flat_gradient(final_gradient)[None]])
         num = gradients.shape[1]
-        index, weight = self._draw([x.size for x in jax.tree.leaves(carry[0])], gradients.dtype, key)
+        index, weight = self.draw([x.size for x in jax.tree.leaves(carry[0])], gradients.dtype, key)
         if index is not None:
             gradients = gradients[:, index]
         terms = slopes.astype(gradients.dtype)[:, None] * gradients
@@ -135,7 +135,7 @@ class CoordinateSum(AbstractGradientEstimator):
         recorded = _Recorded(gradients[:-1], later, _take(carry[1], index, num))
         return Truncation(value, losses, out.carry), recorded
 
-    def _draw(
+    def draw(
         self, sizes: list[int], dtype, key: PRNGKeyArray
     ) -> tuple[Int[Array, " chosen"] | None, Float[Array, " chosen"] | None]:
         """Which coordinates to use, and by how much to weight each; `None` for all of them."""

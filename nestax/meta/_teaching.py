@@ -8,16 +8,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._checks import count, fraction
-from .._gradients import evaluate_losses
+from .._gradients import evaluate_losses, joint_gradient
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import AbstractOptimizer, StepInfo
 from .._problem import AbstractProblem, Players, Sample
 from .._rollout import AbstractCheckpoint, AbstractStep, EveryStep, rollout
 from .._tree import common_dtype
-from ..learned import AbstractLearnedOptimizer
+from ..learned import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ..measures import Carry
 from ._coordinate_sum import CoordinateSum
 from ._estimators import AbstractGradientEstimator, TruncatedBackprop, Truncation, split_last
@@ -79,6 +79,9 @@ class Imitation(AbstractTeaching):
       Default true, as published for the coordinatewise networks.
     - `checkpoint`: rematerialization policy.
 
+    Where the training's estimator is a `CoordinateSum` over some coordinates, only as many are compared with the
+    teacher's, drawn once per run: an imitation epoch then costs hardly more than the teacher.
+
     **Raises** `ValueError` for no teachers, and for a ratio outside of [0, 1]. Training ends with an error where a
     teacher diverges.
 
@@ -130,16 +133,21 @@ class Imitation(AbstractTeaching):
         if float(jax.random.uniform(draw_key)) >= self.ratio[min(stage, len(self.ratio) - 1)]:
             return Lesson(estimator)
         teacher = int(jax.random.randint(teacher_key, (), 0, len(self.teachers)))
-        imitation = ImitationGradient(self.teachers[teacher], self.checkpoint)
+        coordinates = estimator if isinstance(estimator, CoordinateSum) and estimator.max_coordinates else None
+        imitation = ImitationGradient(self.teachers[teacher], self.checkpoint, coordinates)
         return Lesson(imitation, 1 + teacher if self.separate_moments else 0, teacher)
 
 
 class Pupil(eqx.Module):
-    """State of a run in which a learned optimizer runs along with a teacher."""
+    """State of a run in which a learned optimizer runs along with a teacher, on some coordinates if there is `chosen`.
+
+    `chosen` holds their indices and their weights, which sum to the number of all coordinates.
+    """
 
     players: Players
     teacher: PyTree
     learner: PyTree
+    chosen: tuple[Int[Array, " chosen"], Float[Array, " chosen"]] | None = None
 
 
 class _ImitationStep(AbstractStep):
@@ -152,12 +160,25 @@ class _ImitationStep(AbstractStep):
     def __call__(self, carry: Pupil, x: Sample) -> tuple[Pupil, tuple[Array, Array]]:
         shown, seen = (jax.tree.map(lambda s, n=o.samples_per_step: s[:n], x) for o in (self.teacher, self.learner))
         players, teacher, info = self.teacher.step(self.problem, carry.players, carry.teacher, shown)
+        losses = info.losses if info.losses.ndim == 1 else info.losses[0]
+        if carry.chosen is not None:
+            learner, error = self._on_chosen(carry, players, jax.tree.map(lambda s: s[0], seen))
+            return Pupil(players, teacher, learner, carry.chosen), (losses, error)
         proposed, learner, _ = self.learner.step(self.problem, carry.players, carry.learner, seen)
         dtype = common_dtype(players, jnp.float32)
         pairs = list(zip(jax.tree.leaves(players), jax.tree.leaves(proposed)))
         square = jnp.sum(jnp.stack([jnp.sum((a.astype(dtype) - b.astype(dtype)) ** 2) for a, b in pairs]))
-        losses = info.losses if info.losses.ndim == 1 else info.losses[0]
         return Pupil(players, teacher, learner), (losses, square / (2 * sum(a.size for a, _ in pairs)))
+
+    def _on_chosen(self, carry: Pupil, players: Players, sample: Sample) -> tuple[PyTree, Float[Array, ""]]:
+        """A coordinatewise learner on the chosen coordinates alone, as if there were no others."""
+        assert isinstance(self.learner, AbstractCoordinatewise)
+        assert carry.chosen is not None
+        index, weight = carry.chosen
+        _, gradients = joint_gradient(self.problem, carry.players, sample)
+        flat = [self.learner.flat_gradient(x)[index] for x in (gradients, carry.players, players)]
+        updates, learner = self.learner.update((flat[0],), carry.learner, (flat[1],))
+        return learner, jnp.sum(weight * (flat[2] - flat[1] - updates[0]) ** 2) / (2 * jnp.sum(weight))
 
     def iterate(self, carry: Pupil) -> Players:
         return carry.players
@@ -167,17 +188,30 @@ class ImitationGradient(AbstractGradientEstimator):
     """The gradient of the imitation loss over one truncation of a teacher's run, whatever the meta-loss of the
     training.
 
-    **Arguments:** `teacher`: an optimizer. `checkpoint`: rematerialization policy.
+    The teacher's run does not depend on the learner, so a coordinatewise learner needs to run along on those
+    coordinates only by which it is judged. They are drawn once per run: an unbiased estimate at hardly more than the
+    cost of the teacher.
+
+    **Arguments:** `teacher`: an optimizer. `checkpoint`: rematerialization policy. `coordinates`: draws the
+    coordinates; `None` (default): all of them count.
     """
 
     teacher: AbstractOptimizer
     checkpoint: AbstractCheckpoint = EveryStep()
+    coordinates: CoordinateSum | None = None
 
     def init(
         self, problem: AbstractProblem, optimizer: AbstractLearnedOptimizer, carry: Carry, key: PRNGKeyArray
     ) -> Pupil:
         players, learner = carry
-        return Pupil(players, self.teacher.init(problem, players, key), learner)
+        teacher = self.teacher.init(problem, players, key)
+        if self.coordinates is not None:
+            assert isinstance(optimizer, AbstractCoordinatewise)
+            flat, sizes = optimizer.flat_gradient(players), [x.size for x in jax.tree.leaves(players)]
+            index, weight = self.coordinates.draw(sizes, flat.dtype, jax.random.fold_in(key, 1))
+            if index is not None and weight is not None:
+                return Pupil(players, teacher, optimizer.init_update((flat[index],)), (index, weight))
+        return Pupil(players, teacher, learner)
 
     def unroll(self, optimizer, batch, meta_loss):
         weights, rest = eqx.partition(optimizer, optimizer.meta_parameters())
@@ -216,7 +250,8 @@ class SelfImproving(AbstractTeaching):
     - `share`: $p_i(0)$, of each teacher. Default $1 / (k + 1)$ (section 4.2 of the source); $1 / k$ is that of its
       section 5.3, with which the first epoch is the teachers' alone.
 
-    The gradient is taken by `TruncatedBackprop` where the training's estimator is `CoordinateSum`.
+    The gradient is taken by `TruncatedBackprop` where the training's estimator is `CoordinateSum`, and what a teacher
+    adds is held constant.
 
     **Raises** `ValueError` for no teachers, and for a `share` outside of $[0, 1 / k]$.
 
@@ -297,7 +332,9 @@ class Assisted(AbstractLearnedOptimizer):
         chosen = jax.random.choice(draw_key, len(candidates), (), p=self.shares)
         new = steps[0][0]
         for i, (moved, _, _) in enumerate(steps[1:], 1):
-            new = jax.tree.map(lambda a, b, i=i: jnp.where(chosen == i, b, a), new, moved)
+            # What a teacher adds is held constant: the derivative of Adam's root at a gradient of zero is infinite.
+            held = jax.tree.map(lambda a, b: a + jax.lax.stop_gradient(b - a), players, moved)
+            new = jax.tree.map(lambda a, b, i=i: jnp.where(chosen == i, b, a), new, held)
         return new, AssistedState(tuple(s for _, s, _ in steps), key), steps[0][2]
 
 

@@ -1,5 +1,7 @@
 """Imitation and self-improving training against closed forms: inner dynamics that are linear, one learned rate."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -69,6 +71,29 @@ def test_a_recurrent_network_runs_along(key):
         np.testing.assert_allclose(a[0], b, rtol=1e-9)
 
 
+def test_imitation_on_some_coordinates_is_unbiased(key):
+    """All of them: the same loss and gradient. A quarter: the same mean over draws, which last a run."""
+    problem = Quadratic(jnp.linspace(0.5, 3.0, 16))
+    rnnprop, teacher, players = nx.learned.RNNprop((3,), 2, key=key), nx.optimizers.adam(0.1), problem.init(key)
+    carry = (players, rnnprop.init_update(players))
+
+    @eqx.filter_jit
+    def imitated(coordinates, key):
+        estimator = ImitationGradient(teacher, coordinates=coordinates)
+        state = estimator.init(problem, rnnprop, carry, key)
+        out, gradient = estimator(rnnprop, meta.Batch.of(problem, state, STEPS, key), meta.Sum())
+        return out.values[0], gradient.network, out.state.players
+
+    whole = imitated(None, key)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(imitated(meta.CoordinateSum(16), key))):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    drawn = jax.vmap(lambda k: imitated(meta.CoordinateSum(4), k))(jax.random.split(key, 400))
+    assert np.std(drawn[0]) > 0
+    for many, one in zip(jax.tree.leaves(drawn), jax.tree.leaves(whole)):
+        error = np.std(many, axis=0) / np.sqrt(400)
+        assert np.all(np.abs(np.mean(many, axis=0) - one) <= 4.5 * error + 1e-12 * np.abs(one))
+
+
 def test_ratios_per_stage_and_moments_of_each_teacher(key):
     teachers = [nx.optimizers.sgd(0.1), optax.adam(0.1)]
     imitation = meta.Imitation(teachers, ratio=(0.0, 0.5, 1.0))
@@ -113,6 +138,15 @@ def assisted(shares, key, num_steps=STEPS):
     return estimator(OPTIMIZER, meta.Batch.of(PROBLEM, state, num_steps, key), meta.Last())
 
 
+def slopes(n, num_steps, h, rate):
+    """Of the last loss in the rate, for each order of n own steps and the teacher's, whose moves are held constant."""
+    for own in itertools.combinations(range(num_steps), n):
+        x, dx = np.ones(2), np.zeros(2)
+        for t in range(num_steps):
+            x, dx = ((1 - rate * h) * x, (1 - rate * h) * dx - h * x) if t in own else ((1 - TEACHER * h) * x, dx)
+        yield float(np.sum(h * x * dx))
+
+
 def test_steps_are_shared(key):
     """Alone either of them takes all steps; together each step is one of theirs, and pays for the optimizer's alone."""
     h, rate = PROBLEM.curvature, OPTIMIZER.rate
@@ -129,12 +163,19 @@ def test_steps_are_shared(key):
         number = np.log(out.state[0][0][0] / (1 - TEACHER * h) ** 4) / np.log((1 - rate * h) / (1 - TEACHER * h))
         np.testing.assert_allclose(number, np.round(number[0]) * np.ones(2), atol=1e-6)  # a whole number
         n = round(float(number[0]))
-        slope = jax.grad(lambda r, n=n: jnp.sum(h / 2 * (1 - r * h) ** (2 * n) * (1 - TEACHER * h) ** (8 - 2 * n)))(
-            rate
-        )
-        np.testing.assert_allclose(gradient.rate, slope, rtol=1e-8, atol=1e-12)
+        assert any(abs(float(gradient.rate) - slope) < 1e-8 for slope in slopes(n, 4, h, rate))
         counts.append(n)
     assert 0 < np.mean(counts) < 4
+
+
+def test_a_teacher_at_a_gradient_of_zero(key):
+    """Adam's root has no derivative there; images have pixels that are always 0."""
+    problem = Quadratic(jnp.array([1.0, 0.0]))
+    teaching = meta.SelfImproving(nx.optimizers.adam(0.1), share=0.5)
+    training = meta.train(
+        OPTIMIZER, problem, schedule=[(6, 2)], unroll=3, teaching=teaching, meta_optimizer=SGD, key=key
+    )
+    assert training.num_skipped == 0
 
 
 def test_self_improving_training(key):
