@@ -56,6 +56,14 @@ from ._hypernetwork import (
     HypernetworkSample as HypernetworkSample,
     Located as Located,
 )
+from ._search import (
+    AbstractProposer as AbstractProposer,
+    OptunaSearch as OptunaSearch,
+    RandomSearch as RandomSearch,
+    Search as Search,
+    SearchTrial as SearchTrial,
+    search as search,
+)
 from ._tolerance import (
     AbstractTolerance as AbstractTolerance,
     ExponentialTolerance as ExponentialTolerance,

@@ -61,4 +61,6 @@ def median_and_ninety(values: Float[AnyArray, "..."]) -> tuple[float, float]:
     flat = np.sort(np.asarray(values), axis=None)
     if not flat.size:
         raise ValueError("`values` must hold at least one number, got none.")
+    if np.isnan(flat[-1]):  # sorted behind all others
+        raise ValueError("`values` must be numbers, or infinite where something never happened; got NaN.")
     return float(flat[math.ceil(0.5 * flat.size) - 1]), float(flat[math.ceil(0.9 * flat.size) - 1])
