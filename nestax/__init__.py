@@ -22,6 +22,7 @@ from ._family import (
     as_family as as_family,
 )
 from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradient as joint_gradient
+from ._mesh import spread as spread
 from ._nested import (
     AbstractNested as AbstractNested,
     AbstractNestedModel as AbstractNestedModel,

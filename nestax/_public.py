@@ -308,6 +308,7 @@ _PLAIN: dict[Any, tuple[Test, Any]] = {
     os.PathLike[str]: (lambda value: isinstance(value, str | os.PathLike), "a path"),
     jax.Array: (lambda value: _has_kind(value, "bifck"), "an array"),
     np.ndarray: (lambda value: _has_kind(value, "bifck"), "an array"),
+    jax.sharding.Mesh: (lambda value: isinstance(value, jax.sharding.Mesh), "a `jax.sharding.Mesh`"),
 }
 _CONTAINERS = {
     collections.abc.Sequence: "a sequence",

@@ -13,7 +13,11 @@ ROOT = pathlib.Path(nestax.__file__).parent
 TOOLS = {"_checks", "_flax", "_public", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_family", "_gradients", "_nested"}
 RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
-CORE = PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_solve", "_solution_files"} | RUN
+CORE = (
+    PROBLEM
+    | {"_mesh", "_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_solve", "_solution_files"}
+    | RUN
+)
 OPTIMIZERS = CORE | {"optimizers"}
 WRAPPERS = OPTIMIZERS | {"learned", "guards"}
 MODELS = {"data", "networks", "hyperparameters", "problems"}
@@ -33,6 +37,7 @@ ALLOWED = {
     "_tree": set(),
     "_public": {"_checks"},
     "_flax": set(),
+    "_mesh": {"_checks"},
     "_resolvent": TOOLS,
     "_problem": TOOLS | {"_resolvent"},
     "_gradients": TOOLS | {"_resolvent", "_problem"},
@@ -42,10 +47,11 @@ ALLOWED = {
     "_optimizer": PROBLEM | {"_rollout"},
     "_optax": PROBLEM | {"_rollout", "_optimizer"},
     "_step": PROBLEM | {"_rollout", "_optimizer", "_optax"},
-    "_many": PROBLEM | {"_rollout", "_optimizer", "_records"},
+    "_many": PROBLEM | {"_mesh", "_rollout", "_optimizer", "_records"},
     "_solution_files": PROBLEM | {"_optax", "_solve", "_storage"},
     "_records": {"_rollout", "_optimizer"},
-    "_solve": PROBLEM | {"_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_progress", "loggers"},
+    "_solve": PROBLEM
+    | {"_mesh", "_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_progress", "loggers"},
     "data": {"_checks", "_progress", "_public"},
     "networks": PROBLEM,
     "hyperparameters": PROBLEM | {"data", "networks"},

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from .._family import AnyFamily, FixedProblem, as_family, draw_runs
 from .._many import run_many
+from .._mesh import Devices, fetch, resolve
 from .._optax import AnyOptimizer, as_optimizer
 from .._problem import AbstractProblem
 from .._progress import progress_bar
@@ -193,6 +194,7 @@ def evaluate(
     key: PRNGKeyArray,
     num_problems: int | None = None,
     num_seeds: int | None = None,
+    mesh: Devices = None,
     progress: bool = False,
 ) -> Evaluation:
     """Runs every optimizer on the same problems, from the same initial points, with the same samples.
@@ -207,6 +209,9 @@ def evaluate(
     - `num_problems`: how many problems; default: all of a finite family, 32 of an endless one.
     - `num_seeds`: runs per problem. Default 5 for a single problem, else 1. All runs of an optimizer go on at once
       (`vmap`).
+    - `mesh`: which devices share the runs: a number of devices, or a `jax.sharding.Mesh`; where they do not divide the
+      runs, the last one is made again to fill up, and dropped. Default `None`: all devices of this process where they
+      divide the runs, else one.
     - `progress`: show a progress bar.
 
     A run that becomes non-finite is reported as such and does not stop the others.
@@ -234,17 +239,17 @@ def evaluate(
     optimizers = {name: as_optimizer(o, f"optimizers[{name!r}]") for name, o in optimizers.items()}
     choices, keys, num_problems = draw_runs(family, num_problems, num_seeds, key, DRAWN)
     first = eqx.filter_jit(_problem_of)(family, jax.tree.map(lambda x: x[0], choices))
-    curves = {}
+    devices, curves = resolve(mesh, keys.size), {}
     with progress_bar(len(optimizers), "evaluate", progress) as report:
         for i, (name, optimizer) in enumerate(optimizers.items()):
             report(i, lambda name=name: name)
-            runs = run_many(solve, family, optimizer, choices, keys, num_steps=num_steps).info
+            runs = fetch(run_many(solve, family, optimizer, choices, keys, devices, num_steps=num_steps).info)
             updates = optimizer.updates_per_step
             curves[name] = Curve(
-                np.asarray(runs.losses[..., 0], np.float64),
-                np.repeat(np.asarray(runs.cost.gradients).max(axis=0), updates).cumsum() // updates,
+                runs.losses[..., 0].astype(np.float64),
+                np.repeat(runs.cost.gradients.max(axis=0), updates).cumsum() // updates,
                 seconds_per_step(first, optimizer, key),
-                _batched_seconds_per_step(family, optimizer, choices, keys, num_steps),
+                _batched_seconds_per_step(family, optimizer, choices, keys, num_steps, devices),
                 num_problems,
             )
     described = family.problem if isinstance(family, FixedProblem) else problem
@@ -256,11 +261,11 @@ def _problem_of(family, choice):
     return family.get(choice)
 
 
-def _batched_seconds_per_step(family, optimizer, choices, keys, num_steps: int) -> float:
+def _batched_seconds_per_step(family, optimizer, choices, keys, num_steps: int, mesh) -> float:
     """Of a program that has just been compiled: the whole run, or its first chunk."""
     num = next(iter(pieces(count_calls(optimizer, num_steps), 1, None))) * optimizer.updates_per_step
     started = time.perf_counter()
-    jax.block_until_ready(run_many(solve, family, optimizer, choices, keys, num_steps=num).info)
+    jax.block_until_ready(run_many(solve, family, optimizer, choices, keys, mesh, num_steps=num).info)
     return (time.perf_counter() - started) / (num * keys.size)
 
 

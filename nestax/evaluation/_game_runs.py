@@ -8,9 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._family import AnyFamily, Instances, as_family, draw_runs
+from .._mesh import Devices, fetch, replicate, resolve, spread_padded
 from .._optax import AnyOptimizer, as_optimizer
 from .._optimizer import StepInfo
 from .._problem import AbstractProblem
@@ -122,7 +124,11 @@ class GameRuns:
 
 
 @eqx.filter_jit
-def _trajectories(family, optimizer, choices, keys, num_steps):
+def _trajectories(family, optimizer, choices, keys, num_steps, mesh):
+    return spread_padded(mesh, Partial(_run_all, family, optimizer, num_steps), choices, keys)
+
+
+def _run_all(family, optimizer, num_steps, choices, keys):
     def one(choice, key):
         run = trajectory(family.get(choice), optimizer, num_steps=num_steps, key=key)
         return run.players, run.samples, run.info
@@ -131,7 +137,11 @@ def _trajectories(family, optimizer, choices, keys, num_steps):
 
 
 @eqx.filter_jit
-def _measure(family, choices, players, samples):
+def _measure(family, choices, players, samples, mesh):
+    return spread_padded(mesh, Partial(_measure_all, family), choices, players, samples)
+
+
+def _measure_all(family, choices, players, samples):
     def at(problem, players, sample):
         measures = (measure(problem, players, sample) for measure in (GradientNorm(), Magnitude()))
         return _Measures(jnp.stack(problem.distances(players)), *measures)
@@ -150,6 +160,7 @@ def run_games(
     key: PRNGKeyArray,
     num_problems: int | None = None,
     num_starts: int = 1,
+    mesh: Devices = None,
 ) -> GameRuns:
     """Runs `optimizer` on every game of a family from `num_starts` random initial points, all in one compiled call.
 
@@ -165,6 +176,7 @@ def run_games(
     - `key`: fixes the initial points: equal keys give all optimizers the same.
     - `num_problems`: how many games; default: all of a finite family, 32 of an endless one.
     - `num_starts`: initial points per game. Default 1.
+    - `mesh`: which devices share the runs, as for `evaluate`.
 
     **Returns** a `GameRuns`.
 
@@ -185,11 +197,14 @@ def run_games(
     family = problems if not isinstance(problems, AbstractProblem) else Instances(problems)
     family, optimizer = as_family(family), as_optimizer(optimizer)
     choices, keys, num = draw_runs(family, num_problems, num_starts, key, DRAWN)
-    players, samples, info = _trajectories(family, optimizer, choices, keys, num_steps)
+    devices = resolve(mesh, keys.size)
+    family, optimizer, choices, keys = replicate(devices, (family, optimizer, choices, keys))
+    players, samples, info = _trajectories(family, optimizer, choices, keys, num_steps, devices)
     with jax.enable_x64(True):
         wide = jax.tree.map(_as_float64, (family, choices, players, samples))
-        measures = _measure(*wide)
-    measures, info = jax.tree.map(lambda x: np.asarray(x).reshape(num, num_starts, *jnp.shape(x)[1:]), (measures, info))
+        family, choices, players, samples = replicate(devices, wide)
+        measures = _measure(family, choices, players, samples, devices)
+    measures, info = jax.tree.map(lambda x: x.reshape(num, num_starts, *x.shape[1:]), fetch((measures, info)))
     return GameRuns(
         measures.distances,
         measures.gradient_norms,
@@ -201,7 +216,7 @@ def run_games(
 
 
 def _as_float64(leaf: PyTree) -> PyTree:
-    return jnp.asarray(np.asarray(leaf, np.float64)) if eqx.is_inexact_array(leaf) else leaf
+    return jnp.asarray(np.asarray(fetch(leaf), np.float64)) if eqx.is_inexact_array(leaf) else leaf
 
 
 def _cumulative(counts: Int[np.ndarray, "*batch steps"]) -> Int[np.ndarray, "*batch times"]:

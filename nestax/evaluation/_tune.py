@@ -10,10 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from .._checks import count, instance
 from .._family import AnyFamily, as_family, draw_runs
+from .._mesh import Devices, fetch, num_devices, replicate, resolve, spread_padded
 from .._optax import AnyOptimizer
 from .._problem import AbstractProblem
 from ..measures import AbstractScore, TailDistance, TrailingLoss, curve
@@ -88,19 +90,43 @@ def _is_swept(values: Sequence[Any]) -> bool:
     return numbers and not all(isinstance(v, int | np.integer) for v in values)
 
 
+def _run_scores(make, fixed, score, family, point, choice, key, num_steps, marks):
+    """The scores of one run, and whether it diverged, at every mark."""
+    optimizer = make(**point, **dict(fixed))
+    values, costs = curve(family.get(choice), optimizer, score.measure, num_steps=num_steps, key=key)
+    parts = [(values[: mark + 1], costs[: mark + 1]) for mark in marks]
+    return jnp.stack([score(*part) for part in parts]), jnp.stack([score.diverged(part[0]) for part in parts])
+
+
 @eqx.filter_jit
-def _scores(make, fixed, score, family, choices, keys, swept, num_steps, marks, batch_size):
+def _scores(make, fixed, score, family, choices, keys, swept, num_steps, marks, batch_size, mesh):
+    if mesh is not None:  # every run of every point is an entry of one batch: devices share points and runs alike
+        runs, points = keys.size, len(next(iter(swept.values()))) if swept else 1
+        size = max(batch_size * runs // num_devices(mesh), 1)
+        settings = (make, fixed, num_steps, marks, size)
+        out = spread_padded(
+            mesh, Partial(_scores_at, settings, score, family, choices, keys, swept), jnp.arange(points * runs)
+        )
+        return jax.tree.map(lambda x: x.reshape(points, runs, *x.shape[1:]), out)
+
     def at(point):
-        optimizer = make(**point, **dict(fixed))
-
-        def one(choice, key):
-            values, costs = curve(family.get(choice), optimizer, score.measure, num_steps=num_steps, key=key)
-            parts = [(values[: mark + 1], costs[: mark + 1]) for mark in marks]
-            return jnp.stack([score(*part) for part in parts]), jnp.stack([score.diverged(part[0]) for part in parts])
-
-        return jax.vmap(one)(choices, keys)
+        return jax.vmap(
+            lambda choice, key: _run_scores(make, fixed, score, family, point, choice, key, num_steps, marks)
+        )(choices, keys)
 
     return jax.lax.map(at, swept, batch_size=batch_size) if swept else jax.tree.map(lambda x: x[None], at({}))
+
+
+def _scores_at(settings, score, family, choices, keys, swept, indices):
+    """The scores of some of the runs of all points, counted point by point."""
+    make, fixed, num_steps, marks, batch_size = settings
+
+    def one(i):
+        point = jax.tree.map(lambda x: x[i // keys.size], swept)
+        choice, key = jax.tree.map(lambda x: x[i % keys.size], (choices, keys))
+        return _run_scores(make, fixed, score, family, point, choice, key, num_steps, marks)
+
+    return jax.lax.map(one, indices, batch_size=min(batch_size, indices.size))
 
 
 def tune(
@@ -115,6 +141,7 @@ def tune(
     score: AbstractScore | None = None,
     marks: Sequence[int] | None = None,
     batch_size: int = 16,
+    mesh: Devices = None,
 ) -> Tuning:
     """Runs `make(**hyperparameters)` at every point of a grid, on every problem, with every seed, and scores the runs.
 
@@ -138,6 +165,9 @@ def tune(
       `nestax.measures.TailDistance()` for games that know their solutions.
     - `marks`: score at these numbers of steps, each as if the run ended there; default only at the end.
     - `batch_size`: points at a time. Default 16.
+    - `mesh`: which devices share the runs of all points: a number of devices, or a `jax.sharding.Mesh`; where they do
+      not divide the runs, the last one is made again to fill up, and dropped. Default `None`: all devices of this
+      process where they divide the runs of a call, else one.
 
     **Returns** a `Tuning`.
 
@@ -174,9 +204,11 @@ def tune(
     for combination in itertools.product(*(grid[name] for name in fixed)):
         mine = list(itertools.product(*(grid[name] for name in swept)))
         columns, size = _columns(swept, mine, batch_size)
-        arguments = (make, tuple(zip(fixed, combination)), score, family, choices, keys, columns, num_steps, marks)
-        scores, diverged = _scores(*arguments, size)
-        results.append((np.asarray(scores)[: len(mine)], np.asarray(diverged)[: len(mine)]))
+        devices = resolve(mesh, keys.size * (len(next(iter(columns.values()))) if columns else 1))
+        arguments = replicate(devices, (score, family, choices, keys, columns))
+        arguments = (make, tuple(zip(fixed, combination)), *arguments, num_steps, marks)
+        scores, diverged = fetch(_scores(*arguments, size, devices))
+        results.append((scores[: len(mine)], diverged[: len(mine)]))
         points += [dict(zip(fixed, combination)) | dict(zip(swept, map(_plain, point))) for point in mine]
     scores, diverged = (np.concatenate(parts) for parts in zip(*results))
     scores = np.where(np.isfinite(scores), scores, np.inf).astype(np.float64)

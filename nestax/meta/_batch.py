@@ -5,15 +5,23 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._family import AbstractFamily, FixedProblem
+from .._mesh import on_devices
 from .._problem import AbstractProblem
 from .._solve import stack_samples
 
 
-def map_tasks(function: Callable, *args: PyTree) -> PyTree:
-    """`vmap` over the leading axis; for a single task without the batch axis, for which kernels are slower."""
+def map_tasks(function: Callable, *args: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """`vmap` over the leading axis; for a single task without the batch axis, for which kernels are slower.
+
+    `mesh`: devices that share the tasks, and divide them; `function` is then a `jax.tree_util.Partial`.
+    """
+    if mesh is not None:
+        return on_devices(mesh, Partial(map_tasks, function), *args)
     if jax.tree.leaves(args)[0].shape[0] > 1:
         return jax.vmap(function)(*args)
     single = function(*jax.tree.map(lambda x: x[0], args))

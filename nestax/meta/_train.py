@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray
 from .. import learned
 from .._family import AbstractFamily, AnyFamily, as_family
 from .._folder import Stages
+from .._mesh import Devices, check_divides, replicate, resolve
 from .._report import Chart
 from .._rollout import RESULTS, NumericalError, all_finite
 from .._run import Options, Outcome, Session, number
@@ -111,6 +112,7 @@ def train(
     validation: Validation | None = None,
     curriculum: InstanceCurriculum | None = None,
     teaching: AbstractTeaching | None = None,
+    mesh: Devices = None,
     run: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -147,10 +149,15 @@ def train(
     - `curriculum`: which of the problems count in a meta-update, by their difficulty; `None` (default): all of them. It
       needs a meta-objective.
     - `teaching`: lessons besides the optimizer's own runs: `Imitation` or `SelfImproving`. Default `None`.
+    - `mesh`: which devices share the tasks: a number of devices that divides `num_tasks`, or a `jax.sharding.Mesh`,
+      also of several processes, see [Scale](../scale.md). Meta-parameters are on every device, and a meta-update has
+      one all-reduce; the runs of a validation are shared too. Default `None`: all devices of this process where they
+      divide `num_tasks`, else one. The result is that of one device up to rounding, and a run may go on with other
+      devices.
     - `run`: a new or empty folder for `config.json`, `metrics.jsonl`, checkpoints, and at the end the optimizer, a plot
       and a report. `resume=True` goes on from its last checkpoint, if there is one, and ends with the same weights, bit
-      for bit, as a run that was never interrupted. All arguments above must be what they were, but `schedule` may be
-      longer. (A validation at the end of the shorter one then counts as one more.)
+      for bit, as a run that was never interrupted. All arguments above but `mesh` must be what they were, and
+      `schedule` may be longer. (A validation at the end of the shorter one then counts as one more.)
     - `checkpoint_seconds`: at most this long between checkpoints, which are written at the end of an epoch.
     - `config`: JSON values to store beside the settings above; on resumption they must be the same.
     - `labels`: from the name of an argument to a text that stands for it on resumption; needed for those that hold
@@ -196,10 +203,21 @@ def train(
     stages, validation = _check_schedule(schedule, unroll, validation)
     if num_tasks < 1:
         raise ValueError(f"`num_tasks` must be at least 1, got {num_tasks}.")
+    devices = resolve(mesh, num_tasks)
+    check_divides(devices, num_tasks, "num_tasks")
     meta_optimizer = _adam() if meta_optimizer is None else meta_optimizer
     num_moments = 1 if teaching is None else teaching.num_moments
     trainer = Trainer.of(
-        optimizer, families[0], unroll, num_tasks, meta_loss, estimator, meta_optimizer, curriculum, num_moments
+        optimizer,
+        families[0],
+        unroll,
+        num_tasks,
+        meta_loss,
+        estimator,
+        meta_optimizer,
+        curriculum,
+        num_moments,
+        devices,
     )
     session = Session(
         "meta-training",
@@ -285,13 +303,13 @@ class _Epochs:
         teaching: AbstractTeaching | None,
         key: PRNGKeyArray,
     ):
-        self.trainer = trainer
-        self.families = families
+        self.trainer = trainer = replicate(trainer.mesh, trainer)
+        self.families = replicate(trainer.mesh, families)
         self.session = session
         self.schedule = schedule if isinstance(schedule, AbstractSchedule) else None
         self.validation = validation
         self.teaching = teaching
-        self.epoch_key, self.validation_key = jax.random.split(key)
+        self.epoch_key, self.validation_key = jax.random.split(replicate(trainer.mesh, key))
         self.stride = 1  # truncations per compiled call
 
     def plan(self) -> Epoch | None:
@@ -331,15 +349,16 @@ class _Epochs:
             lesson = self.teaching.lesson(lesson_key, epoch, plan.stage, trainer.estimator)
             trainer = dataclasses.replace(trainer, estimator=lesson.estimator, moments=lesson.moments)
             notes["teacher"] = lesson.teacher
-        return trainer, notes
+        return replicate(trainer.mesh, trainer), notes
 
     def advance(self, meta: Meta, epoch: int) -> Outcome:
         started = time.monotonic()
+        meta = replicate(self.trainer.mesh, meta)
         key, plan = jax.random.fold_in(self.epoch_key, epoch), self.plan()
         assert plan is not None
         trainer, notes = self._prepare(plan, key, epoch)
         if plan.restored is not None:
-            meta = Meta(self.session.best, meta.states)
+            meta = replicate(self.trainer.mesh, Meta(self.session.best, meta.states))
             notes["baseline"] = number(self._score(meta, plan.restored))
         horizon = plan.horizon
         state, num, index = trainer.start(meta, key, epoch, horizon), horizon // trainer.unroll, 0

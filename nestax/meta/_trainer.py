@@ -4,9 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._family import AbstractFamily
+from .._mesh import EACH, SAME, add_up, num_devices, on_devices, own, replicate, spread_padded, whole
 from .._problem import check_players
 from .._rollout import all_finite, select
 from .._solve import stack_samples
@@ -69,6 +72,7 @@ class Trainer(eqx.Module):
     unroll: int = eqx.field(static=True)
     num_tasks: int = eqx.field(static=True)
     moments: int = eqx.field(static=True, default=0)  # which of the meta-optimizer's states is updated
+    mesh: Mesh | None = eqx.field(static=True, default=None)  # devices that share the tasks, with all else on each
 
     @staticmethod
     def of(
@@ -81,6 +85,7 @@ class Trainer(eqx.Module):
         meta_optimizer: optax.GradientTransformation,
         curriculum: InstanceCurriculum | None,
         num_moments: int = 1,
+        mesh: Mesh | None = None,
     ) -> "Trainer":
         """The training of an optimizer."""
         estimator.check(optimizer, meta_loss)
@@ -88,7 +93,8 @@ class Trainer(eqx.Module):
         if not jax.tree.leaves(weights):
             raise ValueError(f"{type(optimizer).__name__} has no meta-parameters to train.")
         initial = Meta(weights, tuple(meta_optimizer.init(weights) for _ in range(num_moments)))
-        return Trainer(initial, rest, tasks, meta_loss, estimator, curriculum, meta_optimizer, unroll, num_tasks)
+        parts = (initial, rest, tasks, meta_loss, estimator, curriculum, meta_optimizer)
+        return Trainer(*parts, unroll, num_tasks, mesh=mesh)
 
     def optimizer(self, meta: Meta) -> AbstractLearnedOptimizer:
         """The optimizer with the meta-parameters of `meta`."""
@@ -109,30 +115,27 @@ class Trainer(eqx.Module):
 
     @eqx.filter_jit
     def _draw(self, meta: Meta, key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree]:
-        optimizer = self.optimizer(meta)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.split(key, self.num_tasks))
         chosen = self.tasks.select(keys[:, 0])
+        return chosen, *map_tasks(Partial(Trainer._draw_one, self, meta), chosen, keys, mesh=self.mesh)
 
-        def one(choice, keys):
-            problem = self.tasks.get(choice)
-            players = check_players(problem.init(keys[1]))
-            carry = (players, optimizer.init(problem, players, keys[2]))
-            return carry, self.estimator.init(problem, optimizer, carry, jax.random.fold_in(keys[2], 1))
-
-        return chosen, *map_tasks(one, chosen, keys)
+    def _draw_one(self, meta: Meta, choice: PyTree, keys: Key[Array, " 3"]) -> tuple[PyTree, PyTree]:
+        optimizer, problem = self.optimizer(meta), self.tasks.get(choice)
+        players = check_players(problem.init(keys[1]))
+        carry = (players, optimizer.init(problem, players, keys[2]))
+        return carry, self.estimator.init(problem, optimizer, carry, jax.random.fold_in(keys[2], 1))
 
     @eqx.filter_jit
     def _rank(self, meta: Meta, chosen: PyTree, carry: PyTree, key: PRNGKeyArray, horizon: int):
         """The difficulty of every task over a whole run."""
-        optimizer, curriculum = self.optimizer(meta), self.curriculum
-        assert curriculum is not None
+        one = Partial(Trainer._rank_one, self, meta, horizon)
+        return map_tasks(one, chosen, carry, jax.random.split(key, self.num_tasks), mesh=self.mesh)
 
-        def one(choice, carry, key):
-            problem = self.tasks.get(choice)
-            samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
-            return curriculum.measure(record(optimizer, problem, carry, samples, horizon)[0]).astype(float)
-
-        return map_tasks(one, chosen, carry, jax.random.split(key, self.num_tasks))
+    def _rank_one(self, meta: Meta, horizon: int, choice: PyTree, carry: PyTree, key: PRNGKeyArray) -> Array:
+        assert self.curriculum is not None
+        optimizer, problem = self.optimizer(meta), self.tasks.get(choice)
+        samples = stack_samples(problem, key, horizon + 1, optimizer.samples_per_step)
+        return self.curriculum.measure(record(optimizer, problem, carry, samples, horizon)[0]).astype(float)
 
     @eqx.filter_jit
     def _advance(self, meta: Meta, state: EpochState, key: PRNGKeyArray, index: Array, stop: Array):
@@ -148,47 +151,81 @@ class Trainer(eqx.Module):
         self, meta: Meta, state: EpochState, key: PRNGKeyArray, index: int, stop: int
     ) -> tuple[Meta, EpochState]:
         """The truncations `index` to `stop` of an epoch, with one update each: one program for any number of them."""
-        return self._advance(meta, state, key, jnp.asarray(index), jnp.asarray(stop))
+        return self._advance(meta, state, key, *replicate(self.mesh, (jnp.asarray(index), jnp.asarray(stop))))
 
     def _update(self, meta: Meta, state: EpochState, key: PRNGKeyArray) -> tuple[Meta, EpochState]:
         """One truncation and one update of the meta-parameters."""
         keys = jax.random.split(key, self.num_tasks)
-        batch = Batch(self.tasks, state.chosen, state.inner, keys, self.unroll)
-        out, pullback = self.estimator.unroll(self.optimizer(meta), batch, self.meta_loss)
-        mask, difficulty = self._mask(state, batch, out)
-        values = jnp.where(mask, out.values, jnp.zeros_like(out.values))
-        gradient = pullback(jnp.where(mask, jnp.full_like(values, 1 / self.num_tasks), jnp.zeros_like(values)))
-        healthy = all_finite(gradient) & all_finite(values)
+        estimate = Partial(Trainer._estimate, self, meta, state.fraction)
+        arguments = state.chosen, state.inner, keys, state.difficulty
+        out = on_devices(self.mesh, estimate, *arguments, out=_Estimate(SAME, SAME, SAME, SAME, EACH, EACH))
+        gradient, healthy = out.gradient, out.healthy
         with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
             updates, moments = self.meta_optimizer.update(gradient, meta.states[self.moments], meta.weights)
         states = (*meta.states[: self.moments], moments, *meta.states[self.moments + 1 :])
         new = Meta(eqx.apply_updates(meta.weights, updates), states)
         report = Report(
-            state.report.meta_loss + values.mean().astype(state.report.meta_loss.dtype),
-            out.losses.mean().astype(state.report.final_loss.dtype),
+            state.report.meta_loss + out.value.astype(state.report.meta_loss.dtype),
+            out.loss.astype(state.report.final_loss.dtype),
             state.report.skipped + (~healthy).astype(state.report.skipped.dtype),
         )
-        return select(healthy, new, meta), EpochState(state.chosen, out.state, difficulty, state.fraction, report)
+        return select(healthy, new, meta), EpochState(state.chosen, out.inner, out.difficulty, state.fraction, report)
 
-    def _mask(self, state: EpochState, batch: Batch, out: Truncation):
-        """The tasks that count, and every task's difficulty with this truncation."""
-        if self.curriculum is None or state.difficulty is None or state.fraction is None:
-            return jnp.ones(self.num_tasks, bool), state.difficulty
-        difficulty, measure = state.difficulty, self.curriculum.measure
+    def _estimate(self, meta: Meta, fraction, chosen: PyTree, inner: PyTree, keys, difficulty) -> "_Estimate":
+        """Of the tasks of one device; what is summed over tasks, is summed over all devices, in one all-reduce."""
+        batch = Batch(self.tasks, chosen, inner, keys, self.unroll)
+        out, pullback = self.estimator.unroll(self.optimizer(meta), batch, self.meta_loss)
+        mask, difficulty = self._mask(difficulty, fraction, batch, out)
+        values = jnp.where(mask, out.values, jnp.zeros_like(out.values))
+        gradient = pullback(jnp.where(mask, jnp.full_like(values, 1 / self.num_tasks), jnp.zeros_like(values)))
+        healthy = all_finite(gradient) & all_finite(values)
+        value, loss = values.mean(), out.losses.mean()
+        if self.mesh is not None:
+            num = num_devices(self.mesh)
+            ill = (~healthy).astype(value.dtype)
+            gradient, value, loss, ill = add_up(self.mesh, (gradient, value / num, loss / num, ill))
+            healthy = (ill == 0) & all_finite(gradient)
+        return _Estimate(gradient, value, loss, healthy, out.state, difficulty)
+
+    def _mask(self, difficulty: Array | None, fraction: Array | None, batch: Batch, out: Truncation):
+        """Which of the device's tasks count, and their difficulty with this truncation."""
+        if self.curriculum is None or difficulty is None or fraction is None:
+            return jnp.ones(batch.num, bool), difficulty
+        measure = self.curriculum.measure
         if self.curriculum.ranked == "update":
             new = batch.map_problems(lambda problem, unroll: measure(with_problem(unroll, problem)), out.unrolls)
-            difficulty = difficulty + new.astype(difficulty.dtype)
-        return self.curriculum.mask(difficulty, state.fraction), difficulty
+            difficulty = jnp.add(difficulty, new.astype(difficulty.dtype))
+        return own(self.mesh, self.curriculum.mask(whole(self.mesh, difficulty), fraction)), difficulty
 
     def validate(
         self, meta: Meta, score: AbstractScore, tasks: AbstractFamily, keys: Key[Array, " runs"], horizon: int
     ) -> float:
         """The mean score of runs of `horizon` steps; infinite where it is not finite."""
-        return float(_validate(self.optimizer(meta), tasks, score, keys, horizon))
+        optimizer, tasks, score, keys = replicate(self.mesh, (self.optimizer(meta), tasks, score, keys))
+        return float(_validate(optimizer, tasks, score, keys, horizon, self.mesh))
+
+
+class _Estimate(eqx.Module):
+    """The means over all tasks of the meta-gradient, the meta-loss and the losses, and whether all of them are finite;
+    of every task the state of its run, and its difficulty."""
+
+    gradient: PyTree
+    value: PyTree
+    loss: PyTree
+    healthy: PyTree
+    inner: PyTree
+    difficulty: PyTree
 
 
 @eqx.filter_jit
-def _validate(optimizer, tasks, score: AbstractScore, keys, horizon):
+def _validate(optimizer, tasks, score: AbstractScore, keys, horizon, mesh):
+    total = spread_padded(mesh, Partial(_judge, optimizer, tasks, score, horizon), keys).mean()
+    return jnp.where(jnp.isfinite(total), total, jnp.inf)
+
+
+def _judge(optimizer, tasks, score, horizon, keys):
+    """The score of a run for every key."""
+
     def one(key):
         task_key, init_key, state_key, sample_key = jax.random.split(key, 4)
         problem = tasks(task_key)
@@ -197,5 +234,4 @@ def _validate(optimizer, tasks, score: AbstractScore, keys, horizon):
         samples = stack_samples(problem, sample_key, horizon + 1, optimizer.samples_per_step)
         return score(*follow(optimizer, problem, carry, samples, horizon, score.measure))
 
-    total = jax.vmap(one)(keys).mean()
-    return jnp.where(jnp.isfinite(total), total, jnp.inf)
+    return jax.vmap(one)(keys)

@@ -197,6 +197,7 @@ HARMLESS = {
     "progress": "what is shown",
     "callback": "who looks on",
     "throw": "how a failure is told",
+    "mesh": "where it is computed: the result is that of one device up to rounding",
 }
 
 
