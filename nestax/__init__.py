@@ -25,6 +25,7 @@ from ._gradients import game_jvp as game_jvp, game_vjp as game_vjp, joint_gradie
 from ._mesh import spread as spread
 from ._nested import (
     AbstractNested as AbstractNested,
+    AbstractNestedExamples as AbstractNestedExamples,
     AbstractNestedModel as AbstractNestedModel,
     InnerProblem as InnerProblem,
     NestedSample as NestedSample,

@@ -70,6 +70,30 @@ class AbstractNestedModel(AbstractNested):
         return data + self.regularizer(hyperparameters, weights)
 
 
+class AbstractNestedExamples(AbstractNestedModel):
+    """A nested model whose losses are means over examples, each of which may have hyperparameters of its own: what
+    self-tuning networks perturb (`nestax.hyper.SelfTuning`).
+    """
+
+    @abc.abstractmethod
+    def num_examples(self, sample: Sample) -> tuple[int, int]:
+        """How many examples the training and the validation batch of `sample` have."""
+
+    @abc.abstractmethod
+    def each(self, num_penalties: int) -> AbstractNestedModel:
+        """The same problem, with an axis of examples before all axes of the hyperparameters, and weights some of which
+        are `Gated`. What depends on no example is the mean over `num_penalties` of them.
+        """
+
+    @abc.abstractmethod
+    def output_axes(self, weights: PyTree) -> PyTree:
+        """The `OutputAxis` of every array of weights; `None` for one that does not respond to hyperparameters."""
+
+    @abc.abstractmethod
+    def shared(self, hyperparameters: PyTree) -> PyTree[bool]:
+        """Of every array of hyperparameters, if all examples of a batch must have the same."""
+
+
 class InnerProblem(AbstractProblem):
     """The inner problem of a nested one at fixed hyperparameters: training, with one player, the weights.
 

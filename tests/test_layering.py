@@ -10,7 +10,7 @@ import nestax
 ROOT = pathlib.Path(nestax.__file__).parent
 
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
-TOOLS = {"_checks", "_flax", "_public", "_tree"}
+TOOLS = {"_checks", "_flax", "_gated", "_public", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_family", "_gradients", "_nested"}
 RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
 CORE = (
@@ -35,6 +35,7 @@ ALLOWED = {
     "_compat": set(),
     "_checks": set(),
     "_tree": set(),
+    "_gated": set(),
     "_public": {"_checks"},
     "_flax": set(),
     "_mesh": {"_checks"},

@@ -51,6 +51,8 @@ from ._sampling import (
     Uniform as Uniform,
 )
 from ._hypernetwork import (
+    AbstractHypernetwork as AbstractHypernetwork,
+    AbstractHypernetworkProblem as AbstractHypernetworkProblem,
     Hypernetwork as Hypernetwork,
     HypernetworkProblem as HypernetworkProblem,
     HypernetworkSample as HypernetworkSample,
@@ -63,6 +65,14 @@ from ._search import (
     Search as Search,
     SearchTrial as SearchTrial,
     search as search,
+)
+from ._structured import StructuredResponse as StructuredResponse
+from ._self_tuning import (
+    AbstractForm as AbstractForm,
+    Linearized as Linearized,
+    Perturbed as Perturbed,
+    SelfTuning as SelfTuning,
+    SelfTuningProblem as SelfTuningProblem,
 )
 from ._tolerance import (
     AbstractTolerance as AbstractTolerance,

@@ -1,5 +1,6 @@
 """Hypernetworks: a nested problem with a learned best response in the place of its weights."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -33,7 +34,55 @@ class HypernetworkSample(eqx.Module):
     key: Shaped[Array, "..."]
 
 
-class HypernetworkProblem(AbstractNested):
+class AbstractHypernetworkProblem(AbstractNested):
+    r"""A nested problem in other variables: the parameters $\phi$ of a learned best response stand for the weights.
+
+    Nested as well, so that everything that works on nested problems works on it. Its outer loss depends on the
+    hyperparameters through $w_\phi$, so the *direct* gradient is the hypergradient, and there is no Hessian.
+
+    Players are `(Located(hyperparameters, spread), parameters)`.
+    """
+
+    problem: eqx.AbstractVar[AbstractProblem]
+    sampling: eqx.AbstractVar[AbstractSampling]
+
+    @abc.abstractmethod
+    def draw_parameters(self, hyperparameters: PyTree, weights: PyTree, key: PRNGKeyArray) -> PyTree:
+        r"""$\phi$ at which the response to the hyperparameters is `weights`."""
+
+    @abc.abstractmethod
+    def respond(self, parameters: PyTree, hyperparameters: PyTree, around: PyTree | None = None) -> PyTree:
+        r"""The weights $w_\phi(\lambda)$, if the sampling is around the hyperparameters `around`; `None`: $\lambda$."""
+
+    def init(self, key: PRNGKeyArray) -> tuple[Located, PyTree]:
+        own, response = jax.random.split(key)
+        return self.start(self.problem.init(own), response)
+
+    def start(self, players: Players, key: PRNGKeyArray) -> tuple[Located, PyTree]:
+        """The players that stand for hyperparameters and weights: the response at the center is those weights.
+
+        **Raises** `ValueError` for discrete hyperparameters, and a response that has not the structure of the weights.
+        """
+        hyperparameters, weights = check_pair(self.problem, players)
+        parameters = self.draw_parameters(hyperparameters, weights, key)
+        return Located(hyperparameters, self.sampling.initial_spread(hyperparameters)), parameters
+
+    def samples(self, key: PRNGKeyArray, num: int) -> HypernetworkSample:
+        own, draws = jax.random.split(key)
+        return HypernetworkSample(self.problem.samples(own, num), jax.random.split(draws, num))
+
+    def original(self, players: tuple[Located, PyTree]) -> Players:
+        """Hyperparameters, and the weights that the response gives for them."""
+        located, parameters = players
+        return located.hyperparameters, self.respond(parameters, located.hyperparameters)
+
+    def validation_loss(self, located: Located, parameters: PyTree, sample: Any) -> Float[Array, ""]:
+        r"""$L_V(\hat\lambda, w_\phi(\hat\lambda))$: at the hyperparameters themselves, without entropy."""
+        hyperparameters, weights = self.original((located, parameters))
+        return outer_loss(self.problem, hyperparameters, weights, sample.sample)
+
+
+class HypernetworkProblem(AbstractHypernetworkProblem):
     r"""A nested problem in other variables: the parameters $\phi$ of a best response stand for the weights.
 
     $$\min_\phi \mathbb{E}_{\lambda \sim p(\lambda | \hat\lambda)} [L_T(\lambda, w_\phi(\lambda))], \qquad
@@ -62,36 +111,17 @@ class HypernetworkProblem(AbstractNested):
     sampling: AbstractSampling = eqx.field(default_factory=Around)
     num_samples: int = eqx.field(static=True, converter=named(count, "num_samples"), default=2)
 
-    def init(self, key: PRNGKeyArray) -> tuple[Located, PyTree]:
-        own, response = jax.random.split(key)
-        return self.start(self.problem.init(own), response)
-
-    def start(self, players: Players, key: PRNGKeyArray) -> tuple[Located, PyTree]:
-        """The players that stand for hyperparameters and weights: the response at the center is those weights.
-
-        **Raises** `ValueError` for discrete hyperparameters, and a response that has not the structure of the weights.
-        """
-        hyperparameters, weights = check_pair(self.problem, players)
+    def draw_parameters(self, hyperparameters: PyTree, weights: PyTree, key: PRNGKeyArray) -> PyTree:
         size = sum(leaf.size for leaf in jax.tree.leaves(hyperparameters))
         parameters = self.response.init(key, size, weights)
         self._check(hyperparameters, weights, parameters)
-        return Located(hyperparameters, self.sampling.initial_spread(hyperparameters)), parameters
-
-    def samples(self, key: PRNGKeyArray, num: int) -> HypernetworkSample:
-        own, draws = jax.random.split(key)
-        return HypernetworkSample(self.problem.samples(own, num), jax.random.split(draws, num))
+        return parameters
 
     def respond(self, parameters: PyTree, hyperparameters: PyTree, around: PyTree | None = None) -> PyTree:
-        r"""The weights $w_\phi(\lambda)$, if the sampling is around the hyperparameters `around`; `None`: $\lambda$."""
         around = hyperparameters if around is None else around
         value = as_vector(hyperparameters, hyperparameters)
         delta = (value - self.sampling.origin(around)) / self.sampling.unit(around)
         return self.response(parameters, delta)
-
-    def original(self, players: tuple[Located, PyTree]) -> Players:
-        """Hyperparameters, and the weights that the response gives for them."""
-        located, parameters = players
-        return located.hyperparameters, self.respond(parameters, located.hyperparameters)
 
     def inner_loss(self, hyperparameters: Located, weights: PyTree, sample: Any) -> Float[Array, ""]:
         located = jax.lax.stop_gradient(hyperparameters)
@@ -111,11 +141,6 @@ class HypernetworkProblem(AbstractNested):
         losses = jax.vmap(loss)(self._draw(hyperparameters, sample.key))
         return jnp.mean(losses) - self.sampling.entropy(hyperparameters.spread).astype(losses.dtype)
 
-    def validation_loss(self, located: Located, parameters: PyTree, sample: Any) -> Float[Array, ""]:
-        r"""$L_V(\hat\lambda, w_\phi(\hat\lambda))$: at the hyperparameters themselves, without entropy."""
-        hyperparameters, weights = self.original((located, parameters))
-        return outer_loss(self.problem, hyperparameters, weights, sample.sample)
-
     def _draw(self, located: Located, key: Any) -> PyTree:
         draws = self.sampling.draw(key, located.hyperparameters, located.spread, self.num_samples)
         return jax.vmap(lambda vector: from_vector(vector, located.hyperparameters))(draws)
@@ -130,7 +155,58 @@ class HypernetworkProblem(AbstractNested):
             ) from None
 
 
-class Hypernetwork(AbstractMethod):
+class AbstractHypernetwork(AbstractMethod):
+    """A method that learns the best response, and has the hypergradient from it."""
+
+    sampling: eqx.AbstractVar[AbstractSampling]
+    parameters: eqx.AbstractVar[PyTree | None]
+
+    @property
+    def needs_inner_steps(self) -> bool:
+        return self.parameters is None
+
+    def start(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> Players:
+        located, parameters = _start(_prepared(problem), players, key)
+        if self.parameters is not None:
+            check_same_structure(self.parameters, parameters, "parameters")
+            parameters = self.parameters
+        return located, parameters
+
+    def original(self, problem: AbstractProblem, players: Players) -> Players:
+        return _original(_prepared(problem), players)
+
+    def measure(self, players: Players) -> dict[str, Float[Array, ""]]:
+        spread = players[0].spread
+        return {} if spread is None else {"smallest_scale": self.sampling.deviation(spread).min()}
+
+    def review(self, players: Players) -> str | None:
+        spread = players[0].spread
+        if spread is None or not self.sampling.collapsed(spread).any():
+            return None
+        low = self.sampling.collapsed(spread)
+        return (
+            f"The sampling scales of {int(low.sum())} of {low.size} hyperparameters collapsed to their lower bound, "
+            f"{float(self.sampling.deviation(spread).min()):.3g}, where slopes of the response are hardly identified. "
+            "Raise `entropy_weight`, or take a fixed scale: `Around(...)`."
+        )
+
+    def __call__(self, problem, players, batches, guess):
+        del guess
+        problem = _prepared(problem)
+        located, parameters = players
+        outer, first = (batches.outer, batches.at(0)) if isinstance(batches, Batches) else (batches, batches)
+        gradient = jax.grad(lambda point: problem.outer_loss(point, parameters, outer))(located)
+        value = problem.validation_loss(located, parameters, outer)
+        nan = jnp.asarray(jnp.nan, vector_dtype(parameters))
+        loss = problem.inner_loss(located, parameters, first)
+        info = HypergradientInfo(loss, nan, nan, nan, solver_info(nan.dtype, 0))
+        return Hypergradient(value, gradient, parameters, None, info)
+
+    def diagnose(self, info):
+        return None, None
+
+
+class Hypernetwork(AbstractHypernetwork):
     r"""A learned best response: no Hessian, no inverse, no inner loop (Lorraine, 2024, chapter 2; Lorraine and
     Duvenaud, 2018).
 
@@ -205,73 +281,31 @@ class Hypernetwork(AbstractMethod):
             check_arrays(parameters, "parameters")
         self.parameters = parameters
 
-    @property
-    def needs_inner_steps(self) -> bool:
-        return self.parameters is None
-
     def prepare(self, problem: AbstractProblem) -> HypernetworkProblem:
         """The problem in the variables of the hypernetwork."""
-        return HypernetworkProblem(problem, self.response, self.sampling, self.num_samples)
+        return HypernetworkProblem(
+            problem, response=self.response, sampling=self.sampling, num_samples=self.num_samples
+        )
 
     def fitted(self, parameters: PyTree) -> "Hypernetwork":
         r"""The same method with these $\phi$ to start from: with `num_inner_steps=0` they stay."""
         return Hypernetwork(self.response, self.sampling, self.num_samples, parameters)
 
-    def start(self, problem: AbstractProblem, players: Players, key: PRNGKeyArray) -> Players:
-        located, parameters = _start(_prepared(problem), players, key)
-        if self.parameters is not None:
-            check_same_structure(self.parameters, parameters, "parameters")
-            parameters = self.parameters
-        return located, parameters
 
-    def original(self, problem: AbstractProblem, players: Players) -> Players:
-        return _original(_prepared(problem), players)
-
-    def measure(self, players: Players) -> dict[str, Float[Array, ""]]:
-        spread = players[0].spread
-        return {} if spread is None else {"smallest_scale": self.sampling.deviation(spread).min()}
-
-    def review(self, players: Players) -> str | None:
-        spread = players[0].spread
-        if spread is None or not self.sampling.collapsed(spread).any():
-            return None
-        low = self.sampling.collapsed(spread)
-        return (
-            f"The sampling scales of {int(low.sum())} of {low.size} hyperparameters collapsed to their lower bound, "
-            f"{float(self.sampling.deviation(spread).min()):.3g}, where slopes of the response are hardly identified. "
-            "Raise `entropy_weight`, or take a fixed scale: `Around(...)`."
-        )
-
-    def __call__(self, problem, players, batches, guess):
-        del guess
-        problem = _prepared(problem)
-        located, parameters = players
-        outer, first = (batches.outer, batches.at(0)) if isinstance(batches, Batches) else (batches, batches)
-        gradient = jax.grad(lambda point: problem.outer_loss(point, parameters, outer))(located)
-        value = problem.validation_loss(located, parameters, outer)
-        nan = jnp.asarray(jnp.nan, vector_dtype(parameters))
-        loss = problem.inner_loss(located, parameters, first)
-        info = HypergradientInfo(loss, nan, nan, nan, solver_info(nan.dtype, 0))
-        return Hypergradient(value, gradient, parameters, None, info)
-
-    def diagnose(self, info):
-        return None, None
-
-
-def _prepared(problem: AbstractProblem) -> HypernetworkProblem:
-    if isinstance(problem, HypernetworkProblem):
+def _prepared(problem: AbstractProblem) -> AbstractHypernetworkProblem:
+    if isinstance(problem, AbstractHypernetworkProblem):
         return problem
     raise ValueError(
-        f"A `Hypernetwork` has its hypergradient at its own parameters, not at the weights of a "
+        f"A hypernetwork has its hypergradient at its own parameters, not at the weights of a "
         f"{type(problem).__name__}: take `method.prepare(problem)` and its players. `tune` does that by itself."
     )
 
 
 @eqx.filter_jit
-def _start(problem: HypernetworkProblem, players: Players, key: PRNGKeyArray) -> Any:
+def _start(problem: AbstractHypernetworkProblem, players: Players, key: PRNGKeyArray) -> Any:
     return problem.start(players, key)
 
 
 @eqx.filter_jit
-def _original(problem: HypernetworkProblem, players: Any) -> Players:
+def _original(problem: AbstractHypernetworkProblem, players: Any) -> Players:
     return problem.original(players)

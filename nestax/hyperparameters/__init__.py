@@ -21,5 +21,6 @@ from ._noise import (
     Dropout as Dropout,
     TemporalActivationDecay as TemporalActivationDecay,
 )
+from ._per_example import PerExample as PerExample
 
 _check_arguments(globals())

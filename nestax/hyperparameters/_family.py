@@ -73,6 +73,14 @@ class AbstractHyperparameters(eqx.Module):
         del values, site, key
         return z, jnp.zeros((), z.dtype)
 
+    def shared(self, values: Values, weight_sites: tuple[str, ...] = ()) -> PyTree[bool]:
+        """Of every array of values, if all examples of a batch must have the same, since they share what it acts on.
+
+        So it is where a family changes weights, or acts at `weight_sites`, where parameters pass and no activations.
+        """
+        changes = type(self).weights is not AbstractHyperparameters.weights
+        return jax.tree.map(lambda _: changes or any(site in weight_sites for site in self.sites), values)
+
 
 class WeightDecay(AbstractHyperparameters):
     r"""Weight decay: $\sum_k e^{\lambda_k} w_k^2$ is added to the training loss, over all parameters, biases included.
@@ -189,6 +197,9 @@ class Compose(AbstractHyperparameters):
                 z, penalty = family.activation(v, site, z, jax.random.fold_in(key, i))
                 penalties.append(penalty)
         return z, add_up(penalties)
+
+    def shared(self, values: Values, weight_sites: tuple[str, ...] = ()) -> PyTree[bool]:
+        return tuple(family.shared(v, weight_sites) for family, v in zip(self.families, values))
 
 
 class Fixed(AbstractHyperparameters):

@@ -1,15 +1,19 @@
 """Networks as pairs of functions: one draws parameters, the other maps them and inputs to outputs."""
 
 from .._public import check_arguments as _check_arguments
+from .._gated import Gated as Gated, OutputAxis as OutputAxis
 from ._adapters import (
     FromEquinox as FromEquinox,
     FromInitApply as FromInitApply,
+    GatedLayer as GatedLayer,
     as_architecture as as_architecture,
 )
 from ._architecture import (
     AbstractArchitecture as AbstractArchitecture,
     Layer as Layer,
     Site as Site,
+    Weight as Weight,
+    affine as affine,
     draw_layer as draw_layer,
     unchanged as unchanged,
 )

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._gated import OutputAxis, is_gated
 from .._tree import default_float
-from ._architecture import AbstractArchitecture, Site, unchanged
+from ._architecture import AbstractArchitecture, Site, gates_mapped, unchanged
 
 Make = Callable[[PRNGKeyArray], eqx.Module]
 Prepare = Callable[[Array], Array]
@@ -79,9 +80,100 @@ class FromEquinox(AbstractArchitecture):
         module = self.module(params)
         return jax.vmap(lambda x: module(x if self.prepare is None else self.prepare(x)))(inputs)
 
+    def each(self) -> AbstractArchitecture:
+        return EachEquinox(self)
+
+    def output_axes(self, params: PyTree) -> PyTree:
+        """The weights and biases of all linear and convolutional layers of the module respond, and no other array.
+
+        **Raises** `ValueError` where there is no such layer.
+        """
+        found = 0
+
+        def axes(node):
+            nonlocal found
+            found += _is_layer(node)
+            return jax.tree.map(lambda _: OutputAxis(0) if _is_layer(node) else None, node)
+
+        tree = jax.tree.map(axes, params, is_leaf=_is_layer)
+        if not found:
+            raise ValueError(
+                f"There is no layer to wrap in {type(self.module(params)).__name__}: looked for `equinox.nn.Linear`, "
+                "`equinox.nn.Conv` and `equinox.nn.ConvTranspose`, at any depth. For a module that holds its weights "
+                "itself, `nestax.hyper.Hypernetwork(StructuredResponse(output_axes))` says where their outputs lie."
+            )
+        return tree
+
     def module(self, params: PyTree[Float[Array, "..."]]) -> Any:
         """The Equinox module with these parameters, to use, save or inspect."""
         return eqx.combine(params, self.buffers, jax.tree.unflatten(self.structure, self.rest))
+
+
+class EachEquinox(AbstractArchitecture):
+    """A `FromEquinox` for parameters of which some are `Gated`: a pass over the module's tree wraps their layers."""
+
+    network: FromEquinox
+
+    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int) -> PyTree[Float[Array, "..."]]:
+        return self.network.init(key, input_shape, num_classes)
+
+    def __call__(
+        self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."], site: Site = unchanged
+    ) -> Float[Array, "batch classes"]:
+        del site
+        network = self.network
+
+        def one(params, x):
+            trees = {
+                name: jax.tree.map(
+                    lambda w, name=name: getattr(w, name) if is_gated(w) else w, params, is_leaf=is_gated
+                )
+                for name in ("weight", "response", "gate")
+            }
+            # three modules, whose layers are put together; all else is the same in the three
+            modules = [network.module(tree) for tree in trees.values()]
+            module = jax.tree.map(
+                lambda layer, *more: GatedLayer(layer, *more) if _is_layer(layer) else layer,
+                *modules,
+                is_leaf=_is_layer,
+            )
+            return module(x if network.prepare is None else network.prepare(x))
+
+        return gates_mapped(one, params, inputs)
+
+    def output_axes(self, params: PyTree) -> PyTree:
+        return self.network.output_axes(params)
+
+
+class GatedLayer(eqx.Module):
+    r"""A layer of Equinox with the response of a structured hypernetwork, for one example.
+
+    $$y = W x + b + g \circ (R x) + g' \circ r$$
+
+    - `layer`: an `equinox.nn.Linear`, `Conv` or `ConvTranspose` with $W$ and $b$.
+    - `response`: one with $R$ and $r$.
+    - `gate`: one with $g$ and $g'$ in the places of weight and bias: a number per output, or per output channel.
+    """
+
+    layer: Any
+    response: Any
+    gate: Any
+
+    def __call__(self, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        del key
+        bias = self.response.bias
+        plain = self.response if bias is None else eqx.tree_at(lambda l: l.bias, self.response, jnp.zeros_like(bias))
+        out, response = self.layer(x), plain(x)
+
+        def spread(gate):
+            return gate.reshape(*gate.shape[: out.ndim], *(1,) * (out.ndim - 1))
+
+        out = out + spread(self.gate.weight) * response
+        return out if bias is None else out + spread(self.gate.bias * bias.reshape(-1))
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose)
 
 
 class FromInitApply(AbstractArchitecture):

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._checks import is_concrete, unknown_name
+from .._gated import Gated, form, is_gated, last_axes, linear, vector
 from .._tree import as_float_array, default_float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -22,7 +23,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-Layer = dict[str, Float[Array, "..."]]
+Weight = Float[Array, "..."] | Gated
+"""An array of parameters, or a `Gated`, one that differs from example to example."""
+
+Layer = dict[str, Weight]
 """The parameters of one affine layer: `"weight"` and `"bias"`."""
 
 
@@ -70,6 +74,12 @@ def draw_layer(key: PRNGKeyArray, shape: tuple[int, ...], init_scale: Float[Arra
     return {"weight": weight, "bias": scale * jax.random.normal(bias_key, shape[-1:], dtype)}
 
 
+def affine(layer: Layer, z: Float[Array, "batch ... inputs"]) -> Float[Array, "batch ... outputs"]:
+    """$z W + b$, where the weight, of shape `(inputs, outputs)`, and the bias may be `Gated`."""
+    out = linear(lambda weight: z @ weight, layer["weight"])
+    return out + vector(layer["bias"], out.ndim)
+
+
 class AbstractArchitecture(eqx.Module):
     """A network as a pair of functions: one draws its parameters, the other maps inputs to logits.
 
@@ -99,3 +109,64 @@ class AbstractArchitecture(eqx.Module):
         """
         del params, inputs
         return self
+
+    def each(self) -> "AbstractArchitecture":
+        """The network for parameters that differ from example to example: some of the arrays may be `Gated`.
+
+        By default the parameters of every example are formed, which is right for any network that computes its
+        examples one by one and knows no sites, and costs their size times the examples. A network that maps by
+        `affine` and `convolve` is its own, and returns `self`.
+        """
+        return Formed(self)
+
+    def output_axes(self, params: PyTree) -> PyTree:
+        """The `OutputAxis` of every array of `params`; `None` for one that is not to respond to hyperparameters.
+
+        By default all respond, and outputs lie on the last axis.
+        """
+        return last_axes(params)
+
+
+class Formed(AbstractArchitecture):
+    """Any network, under parameters that differ from example to example, with those of every example formed."""
+
+    network: AbstractArchitecture
+
+    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...], num_classes: int) -> PyTree[Float[Array, "..."]]:
+        return self.network.init(key, input_shape, num_classes)
+
+    def __call__(
+        self, params: PyTree[Float[Array, "..."]], inputs: Float[Array, "batch ..."], site: Site = unchanged
+    ) -> Float[Array, "batch classes"]:
+        if site is not unchanged:
+            name = type(self.network).__name__
+            raise ValueError(
+                f"Hyperparameters that act at sites differ from example to example here, and {name} is not written for "
+                f"that: let it map by `nestax.networks.affine` and `convolve`, and return itself from `each`. With one "
+                "draw for all examples, `nestax.hyper.Hypernetwork(StructuredResponse())` serves any network."
+            )
+        return gates_mapped(lambda p, x: self.network(_formed(p), x[None])[0], params, inputs)
+
+    def output_axes(self, params: PyTree) -> PyTree:
+        return self.network.output_axes(params)
+
+
+def gates_mapped(
+    function: Callable[[PyTree, Array], Array], params: PyTree, inputs: Float[Array, "batch ..."]
+) -> Float[Array, "batch ..."]:
+    """`function(params, x)` of every example, with the example's gates in each `Gated`."""
+    weights, structure = jax.tree.flatten(params, is_leaf=is_gated)
+    gates = [w.gate if is_gated(w) else None for w in weights]
+
+    def one(gates, x):
+        own = [w if g is None else Gated(w.weight, w.response, g, w.output) for w, g in zip(weights, gates)]
+        return function(jax.tree.unflatten(structure, own), x)
+
+    return jax.vmap(one)(gates, inputs)
+
+
+def _formed(params: PyTree) -> PyTree:
+    """The arrays of one example."""
+    return jax.tree.map(
+        lambda w: form(w.weight, w.response, w.gate, w.output) if is_gated(w) else w, params, is_leaf=is_gated
+    )

@@ -10,11 +10,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import count
+from .._gated import Gated, linear, vector
 from ._architecture import (
     ACTIVATIONS,
     AbstractArchitecture,
     Layer,
     Site,
+    affine,
     check_activation,
     check_init_scale,
     draw_layer,
@@ -143,12 +145,15 @@ class ConvNet(AbstractArchitecture):
         z = inputs if inputs.ndim == 4 else inputs[..., None]
         for i, (layer, stride, pool, padding) in enumerate(zip(params, self.stride, self.pool, self.padding)):
             z = convolve(site(f"layer{i}", z), layer["weight"], stride, padding)
-            z = max_pool(activation(z + layer["bias"][None, None, None, :]), pool)
+            z = max_pool(activation(z + vector(layer["bias"], 4)), pool)
         z = z.reshape(z.shape[0], -1)
         for i, layer in enumerate(params[len(self.stride) : -1], len(self.stride)):
-            z = activation(site(f"layer{i}", z) @ layer["weight"] + layer["bias"][None, :])
-        logits = site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
+            z = activation(affine(layer, site(f"layer{i}", z)))
+        logits = affine(params[-1], site(f"layer{len(params) - 1}", z))
         return jax.nn.relu(logits) if self.relu_logits else logits
+
+    def each(self) -> "ConvNet":
+        return self
 
 
 def normalize_batch(z: Float[Array, "batch ... channels"], eps: float = 1e-3) -> Float[Array, "batch ... channels"]:
@@ -160,15 +165,19 @@ def normalize_batch(z: Float[Array, "batch ... channels"], eps: float = 1e-3) ->
 
 def convolve(
     images: Float[Array, "batch height width channels"],
-    weight: Float[Array, "kernel_height kernel_width channels out"],
+    weight: Float[Array, "kernel_height kernel_width channels out"] | Gated,
     stride: int,
     padding: str = "same",
 ) -> Float[Array, "batch out_height out_width out"]:
-    """`jax.lax.conv_general_dilated` with padding `"SAME"` or `"VALID"`, as one matrix product over shifted images."""
+    """`jax.lax.conv_general_dilated` with padding `"SAME"` or `"VALID"`, as one matrix product over shifted images.
+
+    With a `Gated` weight it is two products over the same shifted images.
+    """
+    kernel_height, kernel_width, *_ = (weight.weight if isinstance(weight, Gated) else weight).shape
     # XLA compiles a convolution inside a loop on the CPU to plain loops: in `rollout` it would take 8 to 30 times as
     # long as this form, and under `vmap` over weights two to three times. Outside of both it takes about as long.
     pads, sizes = [(0, 0)], []
-    for size, kernel in zip(images.shape[1:3], weight.shape[:2]):
+    for size, kernel in zip(images.shape[1:3], (kernel_height, kernel_width)):
         out = _size_after(size, kernel, stride, 1, padding)
         missing = max((out - 1) * stride + kernel - size, 0)
         pads.append((missing // 2, missing - missing // 2))
@@ -177,10 +186,11 @@ def convolve(
     span_height, span_width = ((size - 1) * stride + 1 for size in sizes)
     shifted = [
         padded[:, i : i + span_height : stride, j : j + span_width : stride, :]
-        for i in range(weight.shape[0])
-        for j in range(weight.shape[1])
+        for i in range(kernel_height)
+        for j in range(kernel_width)
     ]
-    return jnp.concatenate(shifted, axis=3) @ weight.reshape(-1, weight.shape[3])
+    windows = jnp.concatenate(shifted, axis=3)
+    return linear(lambda w: windows @ w.reshape(-1, w.shape[3]), weight)
 
 
 def max_pool(

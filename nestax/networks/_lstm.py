@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._checks import count
+from .._gated import Gated, linear, parts, vector
 from .._tree import default_float
 from ._architecture import Site, unchanged
 
@@ -92,25 +93,39 @@ class LSTMLanguageModel(eqx.Module):
         `state`: that before the first word; `None` (default) is zero.
         """
         table = params["embedding"]
-        z = site("input", site("embedding", table).at[tokens].get(mode="clip"))
+        dropped = parts(lambda t: site("embedding", t), table)
+        z = site("input", linear(lambda t: t.at[tokens].get(mode="clip"), dropped))
         if state is None:
             zeros = jnp.zeros((tokens.shape[0], self.width), z.dtype)
             state = ((zeros, zeros),) * self.num_layers
         after = []
         for i, (layer, before) in enumerate(zip(params["layers"], state)):
-            z, last = _lstm({**layer, "recurrent": site(f"recurrent{i}", layer["recurrent"])}, z, before)
+            recurrent = parts(lambda u, i=i: site(f"recurrent{i}", u), layer["recurrent"])
+            z, last = _lstm({**layer, "recurrent": recurrent}, z, before)
             z = site("output" if i == self.num_layers - 1 else f"hidden{i}", z)
             after.append(last)
-        return z @ table.T + params["output_bias"][None, None, :], tuple(after)
+        return _tied(table, z) + vector(params["output_bias"], 3), tuple(after)
+
+    @property
+    def weight_sites(self) -> tuple[str, ...]:
+        """The sites at which parameters pass, which all examples share, and no activations of examples."""
+        return ("embedding", *(f"recurrent{i}" for i in range(self.num_layers)))
+
+
+def _tied(table: Array | Gated, z: Float[Array, "batch time width"]) -> Float[Array, "batch time words"]:
+    """The product with the transposed table. Its gates are on the word vectors' units, which are inputs here."""
+    if not isinstance(table, Gated):
+        return z @ table.T
+    return z @ table.weight.T + (z * table.gate[:, None, :]) @ table.response.T
 
 
 def _lstm(params: Params, inputs: Array, state: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-    bias = params["input_bias"] + params["recurrent_bias"]
-    driven = jnp.swapaxes(inputs @ params["input"] + bias[None, None, :], 0, 1)
+    bias = vector(params["input_bias"], 3) + vector(params["recurrent_bias"], 3)
+    driven = jnp.swapaxes(linear(lambda w: inputs @ w, params["input"]) + bias, 0, 1)
 
     def cell(carry, x):
         h, c = carry
-        i, f, g, o = jnp.split(x + h @ params["recurrent"], 4, axis=1)
+        i, f, g, o = jnp.split(x + linear(lambda u: h @ u, params["recurrent"]), 4, axis=1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h

@@ -15,6 +15,7 @@ from ._architecture import (
     AbstractArchitecture,
     Layer,
     Site,
+    affine,
     check_activation,
     check_init_scale,
     draw_layer,
@@ -75,5 +76,8 @@ class MLP(AbstractArchitecture):
         activation = ACTIVATIONS[self.activation]
         z = inputs.reshape(inputs.shape[0], -1)
         for i, layer in enumerate(params[:-1]):
-            z = activation(site(f"layer{i}", z) @ layer["weight"] + layer["bias"][None, :])
-        return site(f"layer{len(params) - 1}", z) @ params[-1]["weight"] + params[-1]["bias"][None, :]
+            z = activation(affine(layer, site(f"layer{i}", z)))
+        return affine(params[-1], site(f"layer{len(params) - 1}", z))
+
+    def each(self) -> "MLP":
+        return self

@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import count
-from ._architecture import AbstractArchitecture, Layer, Site, check_init_scale, draw_layer, unchanged
+from .._gated import vector
+from ._architecture import AbstractArchitecture, Layer, Site, affine, check_init_scale, draw_layer, unchanged
 from ._convnet import convolve, normalize_batch
 
 
@@ -63,15 +64,18 @@ class NASCell(AbstractArchitecture):
         x = inputs if inputs.ndim == 4 else inputs[..., None]
 
         def convolution(i: int, z: Array) -> Array:
-            z = convolve(site(f"layer{i}", z), params[i]["weight"], 1) + params[i]["bias"][None, None, None, :]
+            z = convolve(site(f"layer{i}", z), params[i]["weight"], 1) + vector(params[i]["bias"], 4)
             return jax.nn.relu(normalize_batch(z) if self.batch_norm else z)
 
         start = convolution(0, x)
         first = convolution(1, start)
         second = convolution(2, start) + average_pool(first)
         last = start + convolution(3, first) + second
-        logits = site("layer4", last.mean(axis=(1, 2))) @ params[4]["weight"] + params[4]["bias"][None, :]
+        logits = affine(params[4], site("layer4", last.mean(axis=(1, 2))))
         return jax.nn.relu(logits) if self.relu_logits else logits
+
+    def each(self) -> "NASCell":
+        return self
 
 
 def average_pool(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:

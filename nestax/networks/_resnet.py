@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._checks import count
+from .._gated import OutputAxis, last_axes, vector
 from .._tree import default_float
-from ._architecture import AbstractArchitecture, Site, draw_layer, unchanged
+from ._architecture import AbstractArchitecture, Site, affine, draw_layer, unchanged
 from ._convnet import convolve
 
 Params = PyTree[Float[Array, "..."]]
@@ -101,6 +102,15 @@ class ResNet(AbstractArchitecture):
         statistics = self._forward(params, inputs, unchanged)[1]
         return eqx.tree_at(lambda net: net.statistics, self, statistics, is_leaf=lambda x: x is None)
 
+    def each(self) -> "ResNet":
+        return self
+
+    def output_axes(self, params: PyTree) -> PyTree:
+        axes = last_axes(params)
+        stacks = [stage["rest"] for stage in params["stages"] if "rest" in stage]
+        stacked = jax.tree.map(lambda _: OutputAxis(stacked=1), stacks)
+        return eqx.tree_at(lambda a: [stage["rest"] for stage in a["stages"] if "rest" in stage], axes, stacked)
+
     def _forward(self, params: Params, inputs: Array, site: Site) -> tuple[Array, Params]:
         known = self.statistics
         z = site("layer0", inputs if inputs.ndim == 4 else inputs[..., None])
@@ -114,7 +124,7 @@ class ResNet(AbstractArchitecture):
                 z, rest = jax.lax.scan(lambda z, x: _block(x[0], z, 1, x[1]), z, (stage["rest"], before["rest"]))
             used["stages"] = (*used["stages"], {"first": first, "rest": rest})
         z = site("head", z.mean(axis=(1, 2)))
-        return z @ params["head"]["weight"] + params["head"]["bias"][None, :], used
+        return affine(params["head"], z), used
 
 
 def resnet18() -> ResNet:
@@ -171,6 +181,6 @@ def _convolve_normalize(params: Params, z: Array, stride: int, known: Params | N
     """A convolution and its batch norm; and the mean and variance that this used, per channel."""
     z = convolve(z, params["weight"], stride)
     used = {"mean": z.mean(axis=(0, 1, 2)), "variance": z.var(axis=(0, 1, 2))} if known is None else known
-    scale = params["scale"] / jnp.sqrt(used["variance"] + EPSILON)
+    scale = vector(params["scale"], 4) / jnp.sqrt(used["variance"] + EPSILON)[None, None, None, :]
     centred = z - used["mean"][None, None, None, :]
-    return centred * scale[None, None, None, :] + params["shift"][None, None, None, :], used
+    return centred * scale + vector(params["shift"], 4), used

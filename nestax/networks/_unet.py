@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._checks import count
+from .._gated import vector
 from ._architecture import Layer, draw_layer
 from ._convnet import convolve, max_pool
 
@@ -81,12 +82,12 @@ class UNet(eqx.Module):
             raise ValueError(f"`UNet` halves images, so their height and width must be even, got {height}×{width}.")
 
         def layer(name, z):
-            return jax.nn.relu(convolve(z, params[name]["weight"], 1) + params[name]["bias"][None, None, None, :])
+            return jax.nn.relu(convolve(z, params[name]["weight"], 1) + vector(params[name]["bias"], 4))
 
         full = layer("down2", layer("down1", images))
         half = layer("bottom2", layer("bottom1", max_pool(full, 2)))
         # stride 2 and size 2: blocks of the output do not overlap, so each is one matrix product
         blocks = jnp.einsum("bhwi,klio->bhkwlo", half, params["expand"]["weight"])
-        expanded = blocks.reshape(batch, height, width, self.width) + params["expand"]["bias"][None, None, None, :]
+        expanded = blocks.reshape(batch, height, width, self.width) + vector(params["expand"]["bias"], 4)
         z = layer("up2", layer("up1", jnp.concatenate([expanded, full], axis=3)))
-        return convolve(z, params["out"]["weight"], 1) + params["out"]["bias"][None, None, None, :]
+        return convolve(z, params["out"]["weight"], 1) + vector(params["out"]["bias"], 4)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._checks import count
-from .._nested import AbstractNestedModel, NestedSample
+from .._gated import last_axes
+from .._nested import AbstractNestedExamples, NestedSample
 from .._problem import Sample
 from .._tree import common_dtype
 from ..data import Corpus, Dataset
-from ..hyperparameters import AbstractHyperparameters, Batch, Values, add_up
+from ..hyperparameters import AbstractHyperparameters, Batch, PerExample, Values, add_up
 from ..networks import AbstractArchitecture, LSTMLanguageModel, LSTMState, as_architecture, unchanged
 from ._supervised import check_batch_size, check_dataset, cross_entropy, fraction_correct
 
@@ -20,7 +21,7 @@ Outputs = tuple[Float[Array, "..."], Float[Array, ""]]
 """Logits, and what activations add to the training loss."""
 
 
-class NestedClassifier(AbstractNestedModel):
+class NestedClassifier(AbstractNestedExamples):
     r"""Hyperparameters for the training of a classifier, judged by validation data: any network × any family.
 
     $$L_T(\lambda, w) = \frac1{|B|} \sum_{i \in B} \ell_i(\lambda, w) + R(\lambda, w), \qquad L_V(w) = \frac1{|V|}
@@ -119,6 +120,20 @@ class NestedClassifier(AbstractNestedModel):
     def regularizer(self, hyperparameters: Values, weights: PyTree) -> Float[Array, ""]:
         return self.hyperparameters.penalty(hyperparameters, weights)
 
+    def num_examples(self, sample: Sample) -> tuple[int, int]:
+        train = len(self.train) if sample.train is None else sample.train.shape[0]
+        return train, len(self.valid) if sample.valid is None else sample.valid.shape[0]
+
+    def each(self, num_penalties: int) -> "NestedClassifier":
+        family = PerExample(self.hyperparameters, num_penalties=num_penalties)
+        return eqx.tree_at(lambda p: (p.architecture, p.hyperparameters), self, (self.architecture.each(), family))
+
+    def output_axes(self, weights: PyTree) -> PyTree:
+        return self.architecture.output_axes(weights)
+
+    def shared(self, hyperparameters: Values) -> PyTree[bool]:
+        return self.hyperparameters.shared(hyperparameters)
+
     def logits(self, weights: PyTree, dataset: Dataset) -> Float[Array, "num classes"]:
         """The network's logits for all examples of `dataset`, without noise."""
         dataset = check_dataset(dataset, self.train)
@@ -138,7 +153,7 @@ class NestedClassifier(AbstractNestedModel):
         return self.hyperparameters.batch(values, batch, jax.random.fold_in(sample.key, 0))
 
 
-class NestedLanguageModel(AbstractNestedModel):
+class NestedLanguageModel(AbstractNestedExamples):
     r"""Hyperparameters for the training of a language model, judged by validation text.
 
     As `NestedClassifier`; an example is a word, to be predicted from the words before it in a window of text. A sample
@@ -243,6 +258,20 @@ class NestedLanguageModel(AbstractNestedModel):
     def regularizer(self, hyperparameters: Values, weights: PyTree) -> Float[Array, ""]:
         return self.hyperparameters.penalty(hyperparameters, weights)
 
+    def num_examples(self, sample: Sample) -> tuple[int, int]:
+        """Windows are its examples here."""
+        return len(self._starts(self.train, sample.train)), len(self._starts(self.valid, sample.valid))
+
+    def each(self, num_penalties: int) -> "NestedLanguageModel":
+        family = PerExample(self.hyperparameters, self.model.weight_sites, num_penalties)
+        return eqx.tree_at(lambda p: p.hyperparameters, self, family)
+
+    def output_axes(self, weights: PyTree) -> PyTree:
+        return last_axes(weights)
+
+    def shared(self, hyperparameters: Values) -> PyTree[bool]:
+        return self.hyperparameters.shared(hyperparameters, self.model.weight_sites)
+
     def perplexity(self, weights: PyTree, text: Corpus, num_columns: int = 10) -> Float[Array, ""]:
         """The exponential of the mean loss over `text`, read in order in `num_columns` stretches, without noise.
 
@@ -267,10 +296,12 @@ class NestedLanguageModel(AbstractNestedModel):
 
     def _windows(self, text: Corpus, starts: Array | None) -> Array:
         """Windows of one word more than are predicted, the first for its successor alone."""
-        if starts is None:
-            starts = jnp.arange(0, len(text) - self.length, self.length, dtype=jnp.int32)
+        starts = self._starts(text, starts)
         places = starts[:, None] + jnp.arange(self.length + 1, dtype=starts.dtype)[None, :]
         return text.tokens.at[places].get(mode="promise_in_bounds")
+
+    def _starts(self, text: Corpus, starts: Array | None) -> Array:
+        return jnp.arange(0, len(text) - self.length, self.length, dtype=jnp.int32) if starts is None else starts
 
 
 def family_site(family: AbstractHyperparameters, values: Values, key: PRNGKeyArray):
