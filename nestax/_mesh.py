@@ -11,7 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ._checks import count, describe
@@ -191,6 +192,18 @@ def own(mesh: Mesh | None, x: Array) -> Array:
         return x
     size = x.shape[0] // mesh.size
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size)
+
+
+def lay_like(x: Array, like: Array) -> Array:
+    """`x`, whose last axes are those of `like`, sharded along them as `like` is. Inside of `jit`."""
+    sharding = jax.typeof(like).sharding
+    if sharding.mesh.empty or x.shape[x.ndim - like.ndim :] != like.shape:
+        return x
+    if any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
+        spec = PartitionSpec(*(None,) * (x.ndim - like.ndim), *sharding.spec)
+        x, _ = jax.lax.optimization_barrier((x, like))  # `jit` learns the devices from arrays that are used
+        return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+    return shard_alike(jnp.broadcast_to(like, x.shape).astype(x.dtype), x)[1]
 
 
 def spread(function: Callable[..., Any], *batched: Any, mesh: Devices = None) -> PyTree:

@@ -116,6 +116,11 @@ def twin_krylov(first_step):
     return nx.learned.TwinKrylov((3,), memory=2, first_step=first_step, max_first_step=10.0, key=jax.random.key(0))
 
 
+def leafwise(scale):
+    rnnprop = nx.learned.RNNprop((3,), 2, scale=scale, second_derivatives=True, key=jax.random.key(0))
+    return nx.learned.Leafwise(rnnprop)
+
+
 GUARD = {"problems": (quadratic, noisy), "needs_loss": True, "exact_state": False}
 ZERO_SUM = {"problems": (saddle, noisy_saddle), "small": saddle}
 HIERARCHICAL = {"problems": (quadratic, noisy), "sweepable": False, "differentiable": False}
@@ -210,6 +215,7 @@ CASES = (
         lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0)),
         of=nx.learned.RNNprop,
     ),
+    Case("leafwise", leafwise, of=nx.learned.Leafwise, problems=(quadratic, noisy)),
     # Rates of hierarchical optimizers are the range of a random draw, so no leaves.
     Case("l2o-scale", hierarchical(nx.learned.HierarchicalRNN), of=nx.learned.HierarchicalRNN, **HIERARCHICAL),
     Case(

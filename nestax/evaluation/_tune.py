@@ -99,7 +99,9 @@ def _run_scores(make, fixed, score, family, point, choice, key, num_steps, marks
 
 
 @eqx.filter_jit
-def _scores(make, fixed, score, family, choices, keys, swept, num_steps, marks, batch_size, mesh):
+def _scores(make, fixed, arrays, num_steps, marks, batch_size, mesh):
+    score, family, choices, keys, swept = arrays
+
     if mesh is not None:  # every run of every point is an entry of one batch: devices share points and runs alike
         runs, points = keys.size, len(next(iter(swept.values()))) if swept else 1
         size = max(batch_size * runs // num_devices(mesh), 1)
@@ -205,9 +207,8 @@ def tune(
         mine = list(itertools.product(*(grid[name] for name in swept)))
         columns, size = _columns(swept, mine, batch_size)
         devices = resolve(mesh, keys.size * (len(next(iter(columns.values()))) if columns else 1))
-        arguments = replicate(devices, (score, family, choices, keys, columns))
-        arguments = (make, tuple(zip(fixed, combination)), *arguments, num_steps, marks)
-        scores, diverged = fetch(_scores(*arguments, size, devices))
+        setting, arrays = tuple(zip(fixed, combination)), replicate(devices, (score, family, choices, keys, columns))
+        scores, diverged = fetch(_scores(make, setting, arrays, num_steps, marks, size, devices))
         results.append((scores[: len(mine)], diverged[: len(mine)]))
         points += [dict(zip(fixed, combination)) | dict(zip(swept, map(_plain, point))) for point in mine]
     scores, diverged = (np.concatenate(parts) for parts in zip(*results))

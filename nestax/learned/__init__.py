@@ -10,6 +10,7 @@ from ._files import load as load, save as save
 from ._hierarchical import AttendedHierarchicalRNN as AttendedHierarchicalRNN, HierarchicalRNN as HierarchicalRNN
 from ._interpolate import interpolate as interpolate
 from ._l2o_dm import L2ODM as L2ODM
+from ._leafwise import Leafwise as Leafwise
 from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
 from ._presets import PRESETS as PRESETS, Preset as Preset, preset as preset
 from ._pretrained import PRETRAINED as PRETRAINED, card as card, pretrained as pretrained

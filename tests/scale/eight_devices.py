@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import json
+import math
+import re
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import nestax as nx
 from nestax._mesh import replicate, resolve
@@ -130,6 +134,73 @@ def one_reduction():
         yield f"gathers of {type(estimator).__name__}", others, 0
 
 
+SHAPES = {"w": (16, 24), "b": (8,), "c": (), "d": (2, 4, 8)}
+SPECS = {"w": P("x", "y"), "b": P(("x", "y")), "c": P(), "d": P(None, "x", "y")}
+
+
+class Waves(nx.AbstractDeterministicProblem):
+    """Every coordinate by itself, in arrays of the given shapes."""
+
+    shapes: tuple = eqx.field(static=True)
+
+    def init(self, key):
+        return ({name: jax.random.normal(jax.random.fold_in(key, i), s) for i, (name, s) in enumerate(self.shapes)},)
+
+    def losses(self, players, sample):
+        return (sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(players)),)
+
+
+def sharded_parameters():
+    """Learned optimizers and guards on sharded parameters: same updates, and states that lie as the parameters do."""
+    problem, key = Waves(tuple(SHAPES.items())), jax.random.key(0)
+    (params,) = problem.init(key)
+    for flat in (OPTIMIZER, nx.learned.L2ODM((4,), key=key)):
+        optimizer, name = nx.learned.Leafwise(flat), type(flat).__name__
+        (expected,) = nx.solve(problem, flat, num_steps=3, key=key, players=(params,)).players
+        for kind in (AxisType.Auto, AxisType.Explicit):
+            mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+            placed = {k: jax.device_put(x, NamedSharding(mesh, SPECS[k])) for k, x in params.items()}
+            inside = jax.jit(lambda p, optimizer=optimizer: optimizer.init_update(p))(placed)
+            solution = nx.solve(problem, optimizer, num_steps=3, key=key, players=(placed,))
+            yield f"{name}, sharded, {kind}", difference(solution.players[0], expected), 1e-5
+            for state in (inside, solution.state):
+                wrong = [
+                    1
+                    for x, part in zip(jax.tree.leaves(placed), state, strict=True)
+                    for y in jax.tree.leaves(part)
+                    if y.ndim and x.ndim and tuple(y.sharding.spec)[-len(x.sharding.spec) :] != tuple(x.sharding.spec)
+                ]
+                yield f"{name}, states elsewhere, {kind}", sum(wrong), 0
+    guard = nx.guards.LossGuard(optimizer, nx.optimizers.momentum(0.1))
+    (expected,) = nx.solve(problem, guard, num_steps=10, key=key, players=(params,)).players
+    (guarded,) = nx.solve(problem, guard, num_steps=10, key=key, players=(placed,)).players
+    yield "guard, sharded", difference(guarded, expected), 1e-5
+
+
+def hundred_million_coordinates():
+    """The compiled step, not run: the largest array is the gates of a layer, of one device's share."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    arrays = {"w": ((8_192, 8_192), P("x", None)), "v": ((4_096, 4_096), P(None, "x")), "b": ((16_777_216,), P("x"))}
+    problem = Waves(tuple((k, shape) for k, (shape, _) in arrays.items()))
+    like = ({k: _shape(s, NamedSharding(mesh, spec)) for k, (s, spec) in arrays.items()},)
+    share = math.prod(arrays["w"][0]) // 8
+    learned = nx.learned.Leafwise(nx.learned.RNNprop(key=jax.random.key(0)))
+    for name, optimizer in (("step", learned), ("guarded step", nx.guards.LossGuard(learned, nx.optimizers.sgd(0.1)))):
+        start = jax.jit(lambda p, o=optimizer: o.init(problem, p, jax.random.key(0))).lower(like).compile()
+        shapes = jax.eval_shape(lambda p, o=optimizer: o.init(problem, p, jax.random.key(0)), like)
+        state = jax.tree.map(lambda x, s: _shape(x.shape, s, x.dtype), shapes, start.output_shardings)
+        step = jax.jit(lambda p, s, o=optimizer: o.step(problem, p, s, None)).lower(like, state).compile()
+        for text in map(str, (start.as_text(), step.as_text())):
+            sizes = [math.prod(map(int, d.split(","))) for d in re.findall(r"[a-z]+\d+\[(\d[\d,]*)\]", text)]
+            yield f"{name}: numbers in an array over those of 80 gates", max(sizes) / (80 * share), 1
+            moved = sum(text.count(f" {kind}(") for kind in ("all-gather", "all-to-all", "collective-permute"))
+            yield f"{name}: gathers", moved, 0
+
+
+def _shape(shape, sharding, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
 def refusals():
     for name, call in {
         "indivisible": lambda: train(3, [(4, 1)]),
@@ -141,5 +212,6 @@ def refusals():
 
 
 if __name__ == "__main__":
-    parts = (training(sys.argv[1]), curricula(), evaluations(), spreading(), one_reduction(), refusals())
+    parts = (training(sys.argv[1]), curricula(), evaluations(), spreading(), one_reduction())
+    parts += (sharded_parameters(), hundred_million_coordinates(), refusals())
     print(json.dumps([found for part in parts for found in part]))
