@@ -42,14 +42,27 @@ def key() -> jax.Array:
     return jax.random.key(20_240_613)
 
 
-@pytest.fixture
-def optimized():
-    """Compiles with all optimizations, for tests that count operations or compare compiled programs bit by bit."""
+@contextlib.contextmanager
+def all_optimizations():
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", True)
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimized():
+    """Compiles with all optimizations, for tests that count operations or compare compiled programs bit by bit."""
+    with all_optimizations():
+        yield
+
+
+@pytest.fixture(scope="module")
+def optimized_module():
+    """The same for all tests of a module, where programs run for longer than they compile."""
+    with all_optimizations():
+        yield
 
 
 @pytest.fixture

@@ -290,7 +290,7 @@ def suggest_from_eigenvalues(
             "another point, or see `nestax.dynamics.spectrum` for the directions."
         )
     values = np.unique(np.round(values.real + 1j * np.abs(values.imag), 13))  # conjugates have the same rates
-    values = np.pad(values, (0, max(32, 1 << (values.size - 1).bit_length()) - values.size), "edge")  # few shapes
+    values = np.pad(values, (0, max(8, 1 << (values.size - 1).bit_length()) - values.size), "edge")  # few shapes
     optima, entries = {}, []
     with jax.enable_x64(True):
         for name in dict.fromkeys(methods):

@@ -1,6 +1,7 @@
 """One vocabulary of measures: of a point, along a trajectory, and of many runs."""
 
 from .._public import check_arguments as _check_arguments
+from ._comparison import convergence_rate as convergence_rate, no_worse as no_worse
 from ._measures import (
     AbstractMeasure as AbstractMeasure,
     Distance as Distance,

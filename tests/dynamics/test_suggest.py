@@ -11,6 +11,8 @@ import nestax as nx
 from nestax import dynamics
 from nestax.problems import InterpolatedGame
 
+pytestmark = pytest.mark.usefixtures("optimized_module")
+
 DRAW = np.random.default_rng(0).uniform(size=20)
 
 

@@ -1,5 +1,6 @@
 """Optimizers to be guarded: good, useless, hostile and broken ones."""
 
+import functools
 from typing import Any
 
 import jax
@@ -55,6 +56,7 @@ class Stay(nx.AbstractGradientOptimizer):
         return jax.tree.map(jnp.zeros_like, gradients), state + 1
 
 
+@functools.cache
 def untrained():
     """A learned optimizer before training, with a scale that makes its steps matter."""
     return nx.learned.L2ODM((4,), scale=0.3, key=jax.random.key(3))

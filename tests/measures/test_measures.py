@@ -211,3 +211,20 @@ def test_quantiles_are_values_of_the_sample():
 
     with pytest.raises(ValueError, match="at least one number"):
         measures.median_and_ninety(np.array([]))
+
+
+def test_no_worse_than_the_best_rival_up_to_the_noise():
+    error, best = np.full(4, 0.1), np.array([1.0, 1.0, np.nan, 1.0])
+    ours = np.array([1.0 + 0.28, 1.0 + 0.29, np.nan, np.inf])
+    rivals = [(best, error), (best + 3, 0 * error)]
+    assert measures.no_worse((ours, error), rivals).tolist() == [True, False, False, False]
+    assert measures.no_worse((ours, error), rivals, deviations=3.0).tolist() == [True, True, False, False]
+    assert measures.no_worse((best, error), [(np.full(4, np.inf), error)]).tolist() == [True, True, False, True]
+    with pytest.raises(ValueError, match="at least one rival"):
+        measures.no_worse((ours, error), [])
+
+
+def test_the_rate_of_a_geometric_sequence():
+    times = np.arange(41)
+    distances = np.stack([3 * 0.9**times, 1.1**times, np.where(times < 20, 1.0, 0.5 ** (times - 20.0))])
+    np.testing.assert_allclose(measures.convergence_rate(distances), [0.9, 1.1, 0.5], rtol=1e-12)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ... import dynamics, optimizers, problems
 from ..._rollout import Record, rollout
 from ..._step import OptimizerStep
+from ...measures import convergence_rate
 from .. import Recipe, Results, Trial, first, heat_maps, lines
 from .._claims import Metrics, above, at, below, between, claims, each, increasing, values
 from ._common import CERTAIN, polar
@@ -55,12 +56,6 @@ def distances(play: str, rate: float, momenta: Array, start: Array, num_steps: i
         return jnp.hypot(*rollout(step, carry, None, num_steps=num_steps, throw=False).info[1])
 
     return jax.vmap(run)(jnp.abs(momenta), jnp.angle(momenta))
-
-
-def slope(distances: np.ndarray) -> float:
-    """The factor per step by which distances shrink: a line through their logarithms, over the second half."""
-    late = np.log(distances[len(distances) // 2 :])
-    return float(np.exp(np.polyfit(np.arange(len(late)), late, 1)[0]))
 
 
 def _simultaneous(point, frequency, learning_rate):
@@ -109,8 +104,8 @@ def measure(trial: Trial, play: str, frequency: float | None = None) -> dict[str
         "runs": {
             name: {
                 "predicted": predicted[i],
-                "empirical": slope(near[i]),
-                "empirical_from_afar": slope(far[i]) if far[i, -1] < 1e-3 * far[i, 0] else None,
+                "empirical": convergence_rate(near[i]),
+                "empirical_from_afar": convergence_rate(far[i]) if far[i, -1] < 1e-3 * far[i, 0] else None,
                 "growth": far[i, p.num_steps - 1] / (math.sqrt(2) * p.start),
             }
             for i, name in enumerate(momenta)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...measures import no_worse
 from .. import Metrics, above, at, at_most, below, claims, each, measured, values
 
 GUARDED = ("lgl2o", "lgl2o-adaptive", "lgl2o-careful", "lgl2o-careful-own", "lgl2o-own", "lgl2o-both", "lgl2o-cifar")
@@ -20,31 +21,19 @@ def never_worse(rows: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for method in GUARDED:
         found = {}
+        rivals = ("l2o-cifar" if method.endswith("-cifar") else "l2o", "sgdnm")
         for name, results in rows.items():
-            rivals = ("l2o-cifar" if method.endswith("-cifar") else "l2o", "sgdnm")
             if all(results.get(one) for one in (method, *rivals, "sgdnm-again")):
-                found[name] = (_no_worse(results, method, rivals), _no_worse(results, "sgdnm-again", ("sgdnm",)))
+                pairs = (method, rivals), ("sgdnm-again", ("sgdnm",))
+                found[name] = [no_worse(_at_marks(results, a)[0], _at_marks(results, *b)).ravel() for a, b in pairs]
         if found:
-            pairs = [np.concatenate(flags) for flags in zip(*found.values())]
             out[method] = {name: [flags.mean() for flags in both] for name, both in found.items()}
-            out[method]["all"] = [flags.mean() for flags in pairs]
+            out[method]["all"] = [np.concatenate(flags).mean() for flags in zip(*found.values())]
     return out
 
 
-def _no_worse(results: dict[str, Any], method: str, rivals: tuple[str, ...]) -> np.ndarray:
-    """For every mark and seed, whether a method is no worse than the best of its rivals up to two standard errors."""
-    loss, error = _arrays(results[method])
-    others = [_arrays(results[rival]) for rival in rivals]
-    losses = np.stack([other for other, _ in others])
-    best = np.argmin(losses, axis=0)[None]
-    best_loss, best_error = (np.take_along_axis(x, best, 0)[0] for x in (losses, np.stack([e for _, e in others])))
-    return (np.isfinite(loss) & ~(loss > best_loss + 2 * np.hypot(error, best_error))).ravel()
-
-
-def _arrays(entry: dict[str, Any]) -> list[np.ndarray]:
-    """Losses and errors, `(marks, seeds)`; infinite, and 0, after a failure."""
-    found = [np.array(list(entry[kind].values()), np.float64) for kind in ("loss", "error")]
-    return [np.where(np.isfinite(x), x, blank) for x, blank in zip(found, (np.inf, 0.0))]
+def _at_marks(results: dict[str, Any], *names: str) -> list[Any]:
+    return [tuple(np.array(list(results[n][of].values()), float) for of in ("loss", "error")) for n in names]
 
 
 def _ln(metrics: Metrics, row: str, method: str, mark: int = -1) -> float:
