@@ -19,9 +19,14 @@ PARAMS = ({"a": jnp.array([[0.5, -1.0, 2.0], [0.1, 0.0, 1.0]]), "b": jnp.array([
 PROBLEM = Quadratic(jnp.ones(2))  # nothing of it is read
 
 
+@eqx.filter_jit
+def draw(key, cls: Any = HierarchicalRNN, **arguments) -> Any:
+    return cls(key=key, **arguments)
+
+
 def small(key, cls: Any = HierarchicalRNN, **arguments) -> Any:
     """With every weight drawn anew, so that none of them is at a special value."""
-    optimizer = cls((3, 4, 2), key=key, **arguments)
+    optimizer = draw(key, cls, hidden_sizes=(3, 4, 2), **arguments)
     leaves, structure = jax.tree.flatten(eqx.filter(optimizer, optimizer.meta_parameters()))
     rng = np.random.default_rng(0)
     leaves = [jnp.asarray(0.7 * rng.standard_normal(x.shape)) for x in leaves]
@@ -122,12 +127,12 @@ def test_three_steps_against_numpy(quirk, own, key):
 
 def test_the_first_step_is_a_sign_step(key):
     """All scaled gradients are asinh(+-1), and without hidden read-out a coordinate moves by exp(log_rate - 1)."""
-    optimizer = HierarchicalRNN(key=key)
+    optimizer = draw(key)
     where = lambda o: (o.network.direction.weight, o.network.direction.shortcut)  # noqa: E731
     optimizer = eqx.tree_at(where, optimizer, (jnp.zeros(10), jnp.full(4, 0.25)))
     state = optimizer.init(PROBLEM, PARAMS, key)
-    moves, _ = optimizer.moves(gradients(0), state)
-    updates, _ = optimizer.update(gradients(0), state, PARAMS)
+    moves, _ = eqx.filter_jit(HierarchicalRNN.moves)(optimizer, gradients(0), state)
+    updates, _ = eqx.filter_jit(HierarchicalRNN.update)(optimizer, gradients(0), state, PARAMS)
     flat = [np.ravel(x) for x in jax.tree.leaves(gradients(0))]
     for move, update, tensor, g in zip(moves, jax.tree.leaves(updates), state.tensors, flat):
         np.testing.assert_allclose(move.scaled, np.tile(np.arcsinh(np.sign(g)), (4, 1)), rtol=1e-9)
@@ -135,7 +140,7 @@ def test_the_first_step_is_a_sign_step(key):
         assert tensor.log_rate.min() >= np.log(1e-6)
         assert tensor.log_rate.max() <= np.log(1e-2)
     assert not np.allclose(state.tensors[0].log_rate, optimizer.init_update(PARAMS).tensors[0].log_rate)
-    constant = HierarchicalRNN(rates=(1e-3, 1e-3), key=key).init(PROBLEM, PARAMS, key)
+    constant = draw(key, rates=(1e-3, 1e-3)).init(PROBLEM, PARAMS, key)
     np.testing.assert_allclose(constant.tensors[0].log_rate, np.log(1e-3), rtol=1e-7)  # drawn in float32
 
 
@@ -166,19 +171,20 @@ def test_attention_takes_gradients_at_its_own_point(key):
     players = (jnp.array([0.4, -0.2]),)
     state, rnn = optimizer.init(problem, players, key), optimizer.rnn
     inner, psi = state.inner, players
+    advance, step_of = eqx.filter_jit(HierarchicalRNN.moves), eqx.filter_jit(AttendedHierarchicalRNN.step)
     for _ in range(2):
         before = players
-        moves, inner = rnn.moves((problem.curvature * psi[0],), inner)
+        moves, inner = advance(rnn, (problem.curvature * psi[0],), inner)
         rate = np.exp(moves[0].log_rate)
         d = optimizer.attention.weight @ moves[0].hidden + optimizer.attention.shortcut @ moves[0].scaled
         psi = (before[0] - rate * d / np.sqrt(np.mean(d**2) + 1e-16),)
-        players, state, info = optimizer.step(problem, before, state, None)
+        players, state, info = step_of(optimizer, problem, before, state, None)
         np.testing.assert_allclose(state.attended[0], psi[0], rtol=1e-9)
         step = rate * np.exp(float(rnn.network.offset)) * moves[0].direction
         np.testing.assert_allclose(players[0], before[0] - step, rtol=1e-9)
         np.testing.assert_allclose(info.losses, problem.losses(before, None), rtol=1e-12)
     assert (int(info.cost.gradients), int(info.cost.losses)) == (1, 1)
-    fresh = AttendedHierarchicalRNN((3, 4, 2), key=key)
+    fresh = draw(key, AttendedHierarchicalRNN, hidden_sizes=(3, 4, 2))
     assert eqx.tree_equal(fresh.attention, fresh.rnn.network.direction)
 
 
@@ -208,6 +214,7 @@ def test_step_lengths_are_clipped_in_value_alone(key):
     state = optimizer.init(PROBLEM, PARAMS, key)
     state = eqx.tree_at(lambda s: s.tensors[1].log_rate, state, jnp.full(2, 50.0))
 
+    @jax.jit
     def rate(bias):
         o = eqx.tree_at(lambda o: o.network.log_rate.bias, optimizer, bias)
         return o.moves(gradients(0), state)[0][1].log_rate[0]
@@ -224,7 +231,7 @@ def test_dtypes_and_optax(key):
     params = jnp.ones(3, jnp.bfloat16)
     transformation = optimizer.as_optax()
     state = transformation.init(params)
-    updates, state = transformation.update(params, state, params)
+    updates, state = jax.jit(transformation.update)(params, state, params)
     assert updates.dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
     assert eqx.tree_equal(transformation.init(params), transformation.init(params))

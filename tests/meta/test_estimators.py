@@ -10,7 +10,7 @@ import nestax as nx
 from nestax import meta
 from nestax.meta._coordinate_sum import _network_gradient
 
-from ..helpers import NoisyQuadratic
+from ..helpers import NoisyQuadratic, unroll
 
 STEPS = 6
 META_LOSSES = {
@@ -33,18 +33,21 @@ class TwoLeaves(nx.AbstractProblem):
         return (jnp.mean(jnp.log1p((x @ p["large"] @ jnp.ones(4) - jnp.sum(p["small"])) ** 2)) + 0.1,)
 
 
+@eqx.filter_jit
 def small_dm(key):
     return nx.learned.L2ODM(hidden_sizes=(4, 3), key=key)
 
 
+@eqx.filter_jit
 def small_rnnprop(key):
     return nx.learned.RNNprop(hidden_sizes=(4,), projection_size=3, key=key)
 
 
+@eqx.filter_jit
 def setup(optimizer, problem, key):
     """One truncation, begun after some steps, so that states are not zero."""
-    solution = nx.solve(problem, optimizer, num_steps=3, key=key)
-    return meta.Batch.of(problem, (solution.players, solution.state), STEPS, jax.random.fold_in(key, 1))
+    carry = unroll(problem, optimizer, 3, key).carry
+    return meta.Batch.of(problem, carry, STEPS, jax.random.fold_in(key, 1))
 
 
 def stack(batches):
