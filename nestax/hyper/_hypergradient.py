@@ -82,7 +82,7 @@ def hypergradient(
         check_same_structure(guess, players[1], "guess")
     out = _hypergradient(problem, players, batches, method, guess)
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
-        _speak(method, out, inner_tolerance, throw)
+        _raise_or_warn(method, out, inner_tolerance, throw)
     return out
 
 
@@ -91,7 +91,7 @@ def _hypergradient(problem, players, batches, method, guess):
     return method(problem, players, batches, guess)
 
 
-def _speak(method: AbstractMethod, out: Hypergradient, inner_tolerance: float | None, throw: bool) -> None:
+def _raise_or_warn(method: AbstractMethod, out: Hypergradient, inner_tolerance: float | None, throw: bool) -> None:
     norm = float(out.info.inner_gradient_norm)
     if inner_tolerance is not None and not norm <= inner_tolerance:
         warnings.warn(

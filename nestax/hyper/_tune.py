@@ -254,7 +254,7 @@ class _Records:
         self.evaluate = None if evaluate is None else eqx.filter_jit(evaluate)
         self.criterion = criterion
         self.patience = patience
-        self.complaint: str | None = None
+        self.advice: str | None = None
 
     def stalled(self) -> bool:
         """Whether the best record is long ago."""
@@ -265,7 +265,7 @@ class _Records:
         started = time.monotonic()
         xs = self._samples(jax.random.fold_in(self.key, index))
         out = rollout(self.step, state, xs, num_steps=self.record_every, throw=False)
-        self.complaint = self._complaint(out) or self.complaint
+        self.advice = self._advice(out) or self.advice
         if out.result != RESULTS.successful:
             return Outcome(out.carry, None, failure=self._failure(out, xs))
         record = {"record": index, "step": int(out.carry.count), **_summary(out.info)}
@@ -290,8 +290,8 @@ class _Records:
             raise NumericalError(f"Tuning failed: {session.failure}.{kept}")
         if not session.failure:
             session.report(_CHART, _lines(history))
-        if self.complaint is not None:
-            warnings.warn(f"In {sum(r['diverged'] for r in history)} outer steps: {self.complaint}", stacklevel=3)
+        if self.advice is not None:
+            warnings.warn(f"In {sum(r['diverged'] for r in history)} outer steps: {self.advice}", stacklevel=3)
         large = [r["residual"] for r in history if (r["residual"] or 0) > LARGE_RESIDUAL]
         if large and (history[-1]["residual"] or 0) > LARGE_RESIDUAL:
             warnings.warn(
@@ -342,7 +342,7 @@ class _Records:
             inner = jax.tree.map(lambda x: x.reshape(every, num, *x.shape[1:]), problem.samples(inner_key, every * num))
         return OuterSamples(steps, problem.samples(outer_key, every), inner)
 
-    def _complaint(self, out: Rollout) -> str | None:
+    def _advice(self, out: Rollout) -> str | None:
         """The error of the last outer step of a record in which one had an error."""
         flags = out.info.hypergradient.solver
         wrong = np.flatnonzero(np.asarray(flags.diverged | flags.singular))
