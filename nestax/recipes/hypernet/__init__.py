@@ -1,0 +1,1 @@
+"""Recipes on hypernetworks: learned best responses."""
