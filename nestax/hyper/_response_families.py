@@ -60,10 +60,10 @@ class LinearResponse(AbstractBestResponse):
 
 
 class FactorizedResponse(AbstractBestResponse):
-    r"""A linear hypernetwork of low rank: $w = b + U (V \delta + c)$, with $r$ rows in $V$.
+    r"""A linear hypernetwork of low rank: $w = b + U (V \delta / \sqrt n + c)$, with $r$ rows in $V$.
 
     For many hyperparameters: $nr + r + rD + D$ parameters, where the full matrix has $nD$. It is drawn as $U = 0, c =
-    0$ and normal $V$ of variance $1/n$.
+    0$ and standard normal $V$. The $\sqrt n$ keeps a step of Adam on $V$ from overturning the bottleneck.
 
     **Arguments:** `rank`: $r$, the bottleneck. Default 10, as published for one decay per weight.
 
@@ -96,10 +96,10 @@ class FactorizedResponse(AbstractBestResponse):
 
 
 class MLPResponse(AbstractBestResponse):
-    r"""A hypernetwork with one hidden layer: $w = b_2 + W_2 \, \mathrm{relu}(W_1 \delta + b_1)$.
+    r"""A hypernetwork with one hidden layer: $w = b_2 + W_2 \, \mathrm{relu}(W_1 \delta / \sqrt n + b_1)$.
 
     For global training over a distribution of a few hyperparameters: $nH + H + HD + D$ parameters. It is drawn as
-    $W_2 = 0$, and normal $W_1$ and $b_1$, of variances $2/n$ and 1, so that the kinks lie where the samples are.
+    $W_2 = 0$, and standard normal $W_1$ and $b_1$, so that the kinks lie where the samples are.
 
     **Arguments:** `width`: $H$, default 50, as published.
 
@@ -145,16 +145,18 @@ def _affine(parameters: PyTree, features: Float[Array, " features"]) -> PyTree:
 
 
 def _layer(key: PRNGKeyArray, inputs: int, outputs: int, weights: PyTree, bias: float) -> dict[str, Array]:
-    """A hidden layer in the dtype of the first weights; with a `bias`, for units with kinks: He's initialization."""
+    """A hidden layer in the dtype of the first weights."""
     dtype = jax.tree.leaves(weights)[0].dtype
     weight_key, bias_key = jax.random.split(key)
-    gain = math.sqrt((2 if bias else 1) / inputs)
     return {
-        "weight": gain * jax.random.normal(weight_key, (inputs, outputs), dtype),
+        "weight": jax.random.normal(weight_key, (inputs, outputs), dtype),
         "bias": bias * jax.random.normal(bias_key, (outputs,), dtype),
     }
 
 
 def _hidden(parameters: PyTree, delta: Float[Array, " hyperparameters"]) -> Float[Array, " hidden"]:
-    layer = parameters["hidden"]
-    return delta.astype(layer["weight"].dtype) @ layer["weight"] + layer["bias"]
+    """The hidden units. The factor stands here and not in the initial weights, which would leave the steps of Adam
+    of the same size for any number of inputs: thousands of them would then overturn a unit in one step.
+    """
+    weight, bias = parameters["hidden"]["weight"], parameters["hidden"]["bias"]
+    return delta.astype(weight.dtype) @ weight / math.sqrt(len(weight)) + bias

@@ -160,7 +160,11 @@ def test_a_factorized_response_of_full_rank_is_any_linear_one(num, size, key):
     linear = {"weights": jax.random.normal(keys[0], (size,)), "slopes": jax.random.normal(keys[1], (num, size))}
     hidden, slopes = (jnp.eye(num), linear["slopes"]) if num < size else (linear["slopes"], jnp.eye(size))
     rank = min(num, size)
-    factors = {"weights": linear["weights"], "slopes": slopes, "hidden": {"weight": hidden, "bias": jnp.zeros(rank)}}
+    factors = {
+        "weights": linear["weights"],
+        "slopes": slopes,
+        "hidden": {"weight": np.sqrt(num) * hidden, "bias": jnp.zeros(rank)},
+    }
     delta = jax.random.normal(keys[2], (num,))
     assert_close(hyper.FactorizedResponse(rank)(factors, delta), hyper.LinearResponse()(linear, delta))
 

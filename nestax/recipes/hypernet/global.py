@@ -43,7 +43,7 @@ def measure(trial: Trial, form: str) -> dict[str, Any]:
     p: Protocol = trial.protocol
     mean, scale, ends = FORMS[form]
     nested = problem(trial.seed, p.num_train, p.num_valid, -3.5, form == "code", p.dataset)
-    points = jnp.linspace(*ends, p.num_points)
+    points = jnp.linspace(ends[0], ends[1], p.num_points)
     started = time.process_time()
     truth = after_training(nested, points, p.training_steps)
     trained = time.process_time()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import hyper, optimizers
-from .. import Recipe, Trial, at, at_most, below, claims, histories, ratio
+from .. import Metrics, Recipe, Trial, at, at_most, below, claims, histories, measured
 from ._common import after_training, problem
 
 
@@ -93,7 +93,7 @@ def measure(trial: Trial, method: str) -> dict[str, Any]:
 def _tune(trial: Trial, nested: Any, method: hyper.AbstractMethod, started: float) -> list[dict[str, Any]]:
     p, penalties, seconds = trial.protocol, [], []
 
-    def note(record: dict[str, Any]) -> None:
+    def note(record: Any) -> None:
         penalties.append(record["penalty"])
         seconds.append(time.process_time() - started)
 
@@ -138,6 +138,14 @@ def _search(trial: Trial, nested: Any, proposer: Any, started: float) -> list[di
     return out
 
 
+@measured
+def _median_ratio(metrics: Metrics, kind: str, first: str, second: str) -> float | None:
+    """The ratio of medians over seeds, where a seed that never gets there counts as infinite; `None` if both are."""
+    both = (at("cells", name, kind, "values")(metrics) for name in (first, second))
+    above, under = (np.median([np.inf if v is None else v for v in values]) for values in both)
+    return None if np.isinf(above) else round(float(above / under), 4)
+
+
 MEAN = "mean over seeds"
 CLAIMS = claims(
     f"""
@@ -149,9 +157,10 @@ CLAIMS = claims(
         | The distance of both logarithms, {MEAN}
     L4 | ours | Implicit differentiation on the same problem, with the same optimizers, ends at the same penalty. | none
         | The distance of both logarithms, {MEAN}
-    L5 | published | It takes less time than training anew for each penalty. | "faster" (section 2.4)
-        | The share of processor time until the penalty stays within 0.3, centred over random search of 20 trainings, of
-        means over seeds
+    L5 | ours | Until the penalty stays near the best it takes fewer gradients of the training loss than Bayesian
+        optimization, which trains anew. | none | Ratio of medians over seeds of the gradients until it stays within 0.3
+    L7 | published | And less time. | "faster" (section 2.4) | Ratio of medians over seeds of the processor time until
+        it stays within 0.3, compilation included
     L6 | ours | The penalty found is as good as the best of a scan of 61. | none
         | The true validation loss minus the least, centred, {MEAN}
     """,
@@ -160,11 +169,8 @@ CLAIMS = claims(
         "L2": (at("cells", "as published", "distance", "mean"), at_most(0.3), 0.5),
         "L3": (at("cells", "centred, published scale", "distance", "mean"), at_most(0.3), 0.5),
         "L4": (at("cells", "implicit", "distance", "mean"), at_most(0.3), 0.5),
-        "L5": (
-            ratio(at("cells", "centred", "seconds to 0.3", "mean"), at("cells", "random search", "seconds", "mean")),
-            below(1.0),
-            1.5,
-        ),
+        "L5": (_median_ratio("gradients to 0.3", "centred", "Bayesian optimization"), below(1.0), 1.5),
+        "L7": (_median_ratio("seconds to 0.3", "centred", "Bayesian optimization"), below(1.0), 1.5),
         "L6": (at("cells", "centred", "regret", "mean"), at_most(0.02), 0.1),
     },
 )

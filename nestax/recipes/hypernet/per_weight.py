@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ... import data, hyper, hyperparameters, networks, optimizers, problems
 from .. import Metrics, Recipe, Results, Trial, above, at, below, claims, difference, increasing, lines, measured
@@ -35,6 +37,23 @@ METHODS: dict[str, Method] = {
 DEEP = "hypernetwork", "none"
 
 
+class ClippedDecay(hyperparameters.AbstractHyperparameters):
+    """A decay per weight whose logarithm is at most 4, as in the published code.
+
+    Without a bound the decays of weights that should vanish grow for ever, and a hypernetwork, whose weights never
+    vanish exactly, overflows.
+    """
+
+    initial: float = eqx.field(static=True)
+
+    def init(self, key, weights, data):
+        return jax.tree.map(lambda w: jnp.full_like(w, self.initial), weights)
+
+    def penalty(self, values, weights):
+        terms = jax.tree.map(lambda log, w: jnp.sum(jnp.exp(jnp.minimum(log, 4)) * w**2), values, weights)
+        return sum(jax.tree.leaves(terms))
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How the figures are reproduced."""
@@ -60,7 +79,7 @@ def tuned(trial: Trial, network: str, name: str, method: Method, seconds: float)
         train,
         valid,
         networks.MLP(NETWORKS[network], "relu", None),
-        hyperparameters.WeightDecay("weight", p.initial),
+        ClippedDecay(p.initial),
         p.batch_size,
         p.batch_size,
     )
