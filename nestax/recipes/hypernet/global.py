@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.stats
 
 from ... import hyper, optimizers
@@ -32,25 +33,40 @@ class Protocol:
     num_points: int = 41  # of both curves; published: 200 of the learned one and 10 of the true one
     width: int = 50  # as published
     num_samples: int = 10  # hyperparameters per step; published: 2, in the code 10
-    learning_rate: float = 1e-3  # Adam
+    learning_rate: float = 1e-3  # Adam, falling to 0; published 1e-4 and constant
     outer_steps: int = 500  # of the hyperparameter, Adam with 0.01 as in the code
     num_seeds: int = 3
     dataset: str = "mnist"
+
+
+class _Clipped(hyper.AbstractSampling):
+    """A sampling of penalties whose logarithms are at most 4, as in the published code."""
+
+    sampling: hyper.AbstractSampling
+
+    def origin(self, hyperparameters):
+        return self.sampling.origin(hyperparameters)
+
+    def unit(self, hyperparameters):
+        return self.sampling.unit(hyperparameters)
+
+    def draw(self, key, hyperparameters, spread, num):
+        return jnp.minimum(self.sampling.draw(key, hyperparameters, spread, num), 4.0)
 
 
 def measure(trial: Trial, form: str) -> dict[str, Any]:
     """Both curves, and the penalty that `tune` finds on the learned one."""
     p: Protocol = trial.protocol
     mean, scale, ends = FORMS[form]
-    nested = problem(trial.seed, p.num_train, p.num_valid, -3.5, form == "code", p.dataset)
+    nested = problem(trial.seed, p.num_train, p.num_valid, mean, form == "code", p.dataset)
     points = jnp.linspace(ends[0], ends[1], p.num_points)
     started = time.process_time()
     truth = after_training(nested, points, p.training_steps)
     trained = time.process_time()
-    method = hyper.Hypernetwork(hyper.MLPResponse(p.width), hyper.Normal(mean, scale), p.num_samples)
+    method = hyper.Hypernetwork(hyper.MLPResponse(p.width), _Clipped(hyper.Normal(mean, scale)), p.num_samples)
     prepared = method.prepare(nested)
     inner = InnerProblem(prepared, prepared.init(trial.key)[0])
-    adam = optimizers.adam(p.learning_rate)
+    adam = optax.adam(optax.cosine_decay_schedule(p.learning_rate, p.num_steps))
     fitted = solve(inner, adam, num_steps=p.num_steps, record_every=p.num_steps, key=trial.key).players[0]
     learned = jax.vmap(lambda h: nested.outer_loss(h, prepared.respond(fitted, h), None))(points)
     tuning = hyper.tune(
