@@ -13,7 +13,7 @@ import scipy.stats
 from ... import hyper, optimizers
 from ..._nested import InnerProblem
 from ..._solve import solve
-from .. import Metrics, Recipe, Results, Trial, above, at, at_most, below, claims, lines
+from .. import Metrics, Recipe, Results, Trial, above, at, at_most, below, between, claims, lines
 from ._common import after_training, problem
 
 FORMS = {  # of the loss: mean and standard deviation of p, and the published ends of the true curve
@@ -34,7 +34,7 @@ class Protocol:
     width: int = 50  # as published
     num_samples: int = 10  # hyperparameters per step; published: 2, in the code 10
     learning_rate: float = 1e-3  # Adam, falling to 0; published 1e-4 and constant
-    outer_steps: int = 500  # of the hyperparameter, Adam with 0.01 as in the code
+    outer_steps: int = 1_000  # of the hyperparameter, Adam with 0.01 as in the code
     num_seeds: int = 3
     dataset: str = "mnist"
 
@@ -116,6 +116,8 @@ CLAIMS = claims(
         | Spearman's rank correlation of both curves, {MEAN.lower()}
     G5 | ours | The penalty that gradient descent finds on the learned curve is as good as the best of the scan. | none
         | The true validation loss there minus the least, in the words, over the range of the scan, {MEAN.lower()}
+    G7 | published | The best penalty of the code's loss is about 1.8. | 1.8 (figure 2.2), 1.836 (figure 2.4)
+        | The minimum of the true curve, mean over seeds, which draw other examples than the publication
     G6 | control | There is something to find: the true loss differs by the penalty. | none
         | Largest minus smallest true loss, in the words, {MEAN.lower()}
     """,
@@ -131,6 +133,7 @@ CLAIMS = claims(
             below(0.05),
             0.2,
         ),
+        "G7": (at("cells", "code", "best", "mean"), between(1.5, 2.1), 1.0),
         "G6": (at("cells", "words", "range", "mean"), above(0.03), 0.01),
     },
 )
@@ -141,7 +144,7 @@ RECIPE = Recipe(
     source="Lorraine 2024, figure 2.2; Lorraine, Duvenaud 2018, figure 2",
     scales={
         "smoke": Protocol(20, 20, training_steps=20, num_points=5, outer_steps=4, num_seeds=1, dataset="digits"),
-        "laptop": Protocol(10_000, 2_000),
+        "laptop": Protocol(4_000, 2_000),
         "paper": Protocol(100_000, learning_rate=1e-4, num_samples=2, num_points=200),
     },
     cells=lambda protocol: {form: {"form": form} for form in FORMS},

@@ -15,6 +15,10 @@ from ..._solve import solve
 from .. import Metrics, Recipe, Results, Trial, above, at, below, claims, lines, ratio
 from ._common import draw, load
 
+GP, GP_STANDARDIZED = "Gaussian process", "Gaussian process, standardized"
+SAME, FRESH = "hypernetwork, same penalties", "hypernetwork, fresh penalties"
+HIDDEN = "hypernetwork, fresh penalties, hidden layer"
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -27,6 +31,7 @@ class Protocol:
     training_steps: int = 1_000  # Adam on mini-batches of 100, as published; for every tuple of penalties
     fixed_steps: int = 500  # of the hypernetwork that is trained on the same penalties, as published
     fresh_steps: int = 600  # of the one that sees fresh ones in every step, as published
+    hidden_steps: int = 3_000  # of one with a hidden layer, which is ours
     batch_size: int = 100
     learning_rate: float = 1e-4  # of weights and of responses, as published
     half_width: float = 3.0  # penalties are uniform between minus and plus this, as published
@@ -74,12 +79,14 @@ def gaussian_process(points: Any, losses: Any, wanted: Any, standardize: bool) -
         return model.fit(np.asarray(points, np.float64), losses).predict(np.asarray(wanted, np.float64))
 
 
-def hypernetwork(problem: Any, sampling: hyper.AbstractSampling, steps: int, p: Protocol, key: Any, wanted: Any) -> Any:
-    """The validation loss of the weights that a linear hypernetwork gives."""
-    prepared = hyper.Hypernetwork(hyper.LinearResponse(), sampling, p.num_fit).prepare(problem)
-    inner = InnerProblem(prepared, prepared.init(key)[0])
-    adam = optimizers.adam(p.learning_rate)
-    (fitted,) = solve(inner, adam, num_steps=steps, record_every=steps, key=key).players
+def hypernetwork(
+    trial: Trial, problem: Any, family: hyper.AbstractBestResponse, sampling: Any, steps: int, wanted: Any
+) -> Any:
+    """The validation loss of the weights that a hypernetwork gives."""
+    prepared = hyper.Hypernetwork(family, sampling, trial.protocol.num_fit).prepare(problem)
+    inner = InnerProblem(prepared, prepared.init(trial.key)[0])
+    adam = optimizers.adam(trial.protocol.learning_rate)
+    (fitted,) = solve(inner, adam, num_steps=steps, record_every=steps, key=trial.key).players
     return np.asarray(jax.lax.map(lambda h: problem.full_loss(prepared.respond(fitted, h), problem.valid), wanted))
 
 
@@ -93,11 +100,13 @@ def measure(trial: Trial) -> dict[str, Any]:
         (points[: p.num_fit], losses[: p.num_fit]),
         (points[p.num_fit :], losses[p.num_fit :]),
     )
+    linear = hyper.LinearResponse()
     predictions = {
-        "Gaussian process": gaussian_process(fit, known, wanted, standardize=False),
-        "Gaussian process, standardized": gaussian_process(fit, known, wanted, standardize=True),
-        "hypernetwork, same penalties": hypernetwork(problem, hyper.Among(fit), p.fixed_steps, p, trial.key, wanted),
-        "hypernetwork, fresh penalties": hypernetwork(problem, box, p.fresh_steps, p, trial.key, wanted),
+        GP: gaussian_process(fit, known, wanted, standardize=False),
+        GP_STANDARDIZED: gaussian_process(fit, known, wanted, standardize=True),
+        SAME: hypernetwork(trial, problem, linear, hyper.Among(fit), p.fixed_steps, wanted),
+        FRESH: hypernetwork(trial, problem, linear, box, p.fresh_steps, wanted),
+        HIDDEN: hypernetwork(trial, problem, hyper.MLPResponse(50), box, p.hidden_steps, wanted),
     }
     models = {}
     for name, predicted in predictions.items():
@@ -130,14 +139,6 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
     return {"predictions": lines(panels, ("true validation loss", "predicted"), style=".")}
 
 
-GP, GP_STANDARDIZED, SAME, FRESH = (
-    "Gaussian process",
-    "Gaussian process, standardized",
-    "hypernetwork, same penalties",
-    "hypernetwork, fresh penalties",
-)
-
-
 def _error(name: str) -> Any:
     return at("models", name, "median absolute error")
 
@@ -153,9 +154,12 @@ CLAIMS = claims(
         | Mean error over test trainings, the largest over seeds
     S4 | published | The hypernetwork on the same penalties predicts too high a loss. | it over-predicts (figure 2.6)
         | Mean error over test trainings, the smallest over seeds
-    S5 | ours | It also predicts better than a Gaussian process on standardized losses. | none | {MEDIAN}
-    S6 | ours | It ranks penalties nearly as their trainings do. | none | Spearman's rank correlation on test trainings,
-        mean over seeds
+    S5 | ours | With fresh penalties it also predicts better than a Gaussian process on standardized losses. | none
+        | {MEDIAN}
+    S8 | ours | One with 50 hidden units that is trained five times as long predicts better than the Gaussian process.
+        | none | {MEDIAN}
+    S6 | ours | The linear one ranks penalties nearly as their trainings do. | none
+        | Spearman's rank correlation on test trainings, mean over seeds
     S7 | control | There is something to predict: trainings differ. | none | The standard deviation of their losses
     """,
     {
@@ -164,6 +168,7 @@ CLAIMS = claims(
         "S3": (at("by_seed", GP, "mean error", by=max), below(0.0), 0.1),
         "S4": (at("by_seed", SAME, "mean error", by=min), above(0.0), -0.1),
         "S5": (ratio(_error(FRESH), _error(GP_STANDARDIZED)), below(1.0), 1.2),
+        "S8": (ratio(_error(HIDDEN), _error(GP)), below(1.0), 1.2),
         "S6": (at("models", FRESH, "rank correlation"), above(0.9), 0.5),
         "S7": (at("spread"), above(0.01), 0.001),
     },
@@ -174,7 +179,7 @@ RECIPE = Recipe(
     title="A Gaussian process and hypernetworks as surrogates of the validation loss",
     source="Lorraine 2024, figure 2.6; Lorraine, Duvenaud 2018, figure 4",
     scales={
-        "smoke": Protocol(6, 4, 50, 20, 4, 4, 4, batch_size=10, num_seeds=1, dataset="digits"),
+        "smoke": Protocol(6, 4, 50, 20, 4, 4, 4, 4, batch_size=10, num_seeds=1, dataset="digits"),
         "laptop": Protocol(500),
         "paper": Protocol(10_215, num_valid=10_000),
     },
