@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.stats
 from jaxtyping import Array, Float, PyTree
 
 from ... import networks
@@ -63,3 +64,9 @@ def after_training(problem: Penalized, points: Float[Array, " points"], num_step
         return problem.outer_loss(point, out.players[0], None)
 
     return np.asarray(jax.vmap(one)(points), np.float64)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's; 0 where one of both is constant, and has no ranks."""
+    constant = np.ptp(first) == 0 or np.ptp(second) == 0
+    return 0.0 if constant else float(scipy.stats.spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 
 from ... import hyper, optimizers
 from ..._nested import InnerProblem
 from ..._solve import solve
 from .. import Metrics, Recipe, Results, Trial, above, at, at_most, below, between, claims, lines
-from ._common import after_training, problem
+from ._common import after_training, problem, rank_correlation
 
 FORMS = {  # of the loss: mean and standard deviation of p, and the published ends of the true curve
     "words": (0.0, 1.5**0.5, (-3.0, 3.0)),
@@ -85,7 +84,7 @@ def measure(trial: Trial, form: str) -> dict[str, Any]:
         "learned best": float(points[np.argmin(learned)]),
         "found": found,
         "distance": abs(float(points[np.argmin(learned)]) - best),
-        "rank correlation": scipy.stats.spearmanr(truth, learned).statistic,
+        "rank correlation": rank_correlation(truth, np.asarray(learned)),
         "regret": float(np.interp(found, points, truth)) - truth.min(),
         "range": truth.max() - truth.min(),
         "seconds": time.process_time() - trained,

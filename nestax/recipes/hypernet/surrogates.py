@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from ... import data, hyper, hyperparameters, networks, optimizers, problems
 from ..._nested import InnerProblem
 from ..._solve import solve
 from .. import Metrics, Recipe, Results, Trial, above, at, below, claims, lines, ratio
-from ._common import draw, load
+from ._common import draw, load, rank_correlation
 
 GP, GP_STANDARDIZED = "Gaussian process", "Gaussian process, standardized"
 SAME, FRESH = "hypernetwork, same penalties", "hypernetwork, fresh penalties"
@@ -115,7 +114,7 @@ def measure(trial: Trial) -> dict[str, Any]:
             "mean error": errors.mean(),
             "standard deviation": errors.std(),
             "median absolute error": np.median(abs(errors)),
-            "rank correlation": scipy.stats.spearmanr(predicted, truth).statistic,
+            "rank correlation": rank_correlation(np.asarray(predicted), truth),
             "regret": truth[np.argmin(predicted)] - truth.min(),
         }
     return {
