@@ -45,7 +45,7 @@ def load(name: str, split: str, num: int | None = None) -> data.Dataset:
     if name == "digits":
         found = data.digits().split(1_400)[split == "test"]
     else:
-        found = {"mnist": data.mnist, "cifar10": data.cifar10}[name](split)
+        found = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}[name](split)
     return found if num is None else found.take(slice(min(num, len(found))))
 
 
