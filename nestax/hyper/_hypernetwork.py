@@ -81,6 +81,11 @@ class AbstractHypernetworkProblem(AbstractNested):
         hyperparameters, weights = self.original((located, parameters))
         return outer_loss(self.problem, hyperparameters, weights, sample.sample)
 
+    def training_loss(self, located: Located, parameters: PyTree, sample: Any) -> Float[Array, ""]:
+        r"""$L_T(\hat\lambda, w_\phi(\hat\lambda))$, likewise: what records show."""
+        hyperparameters, weights = self.original((located, parameters))
+        return inner_loss(self.problem, hyperparameters, weights, sample.sample)
+
 
 class HypernetworkProblem(AbstractHypernetworkProblem):
     r"""A nested problem in other variables: the parameters $\phi$ of a best response stand for the weights.
@@ -198,7 +203,7 @@ class AbstractHypernetwork(AbstractMethod):
         gradient = jax.grad(lambda point: problem.outer_loss(point, parameters, outer))(located)
         value = problem.validation_loss(located, parameters, outer)
         nan = jnp.asarray(jnp.nan, vector_dtype(parameters))
-        loss = problem.inner_loss(located, parameters, first)
+        loss = problem.training_loss(located, parameters, first)
         info = HypergradientInfo(loss, nan, nan, nan, solver_info(nan.dtype, 0))
         return Hypergradient(value, gradient, parameters, None, info)
 

@@ -21,6 +21,7 @@ from ._noise import (
     Dropout as Dropout,
     TemporalActivationDecay as TemporalActivationDecay,
 )
+from ._bounded import Bounded as Bounded
 from ._per_example import PerExample as PerExample
 
 _check_arguments(globals())

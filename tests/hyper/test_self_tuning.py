@@ -239,9 +239,13 @@ def test_exact_response_of_ridge_regression_is_the_optimum(regression, form):
     assert (jnp.abs(exact.mean(axis=0)) < 0.05 * jnp.abs(jnp.diag(without.mean(axis=0)))[None] + 3 * noise).all()
     # and the hypergradient through it is the exact one, whatever sign or factor could be wrong on the way
     parameters = exact_response(regression, made, located, 1.0)
-    got = method(made, (located, parameters), jax.tree.map(lambda x: x[0], samples), None).gradient.hyperparameters
+    out = method(made, (located, parameters), jax.tree.map(lambda x: x[0], samples), None)
     weights, change = regression.response(located.hyperparameters)
-    np.testing.assert_allclose(got, jnp.sum((weights - regression.target) * change, axis=0), rtol=1e-9)
+    at_weights = regression.inner_loss(located.hyperparameters, weights, None)
+    np.testing.assert_allclose(out.info.inner_loss, at_weights, rtol=1e-9)  # without perturbation, and once
+    np.testing.assert_allclose(
+        out.gradient.hyperparameters, jnp.sum((weights - regression.target) * change, axis=0), rtol=1e-9
+    )
 
 
 def test_structured_response_with_one_draw_learns_the_tangent_of_ridge_regression(regression):

@@ -336,3 +336,39 @@ def train_once(problem):
 def language_model(texts, family, vocabulary=5, length=4):
     model = networks.LSTMLanguageModel(vocabulary, width=2)
     return problems.NestedLanguageModel(texts[0], texts[1], model, family, length=length)
+
+
+def test_bounded_values_are_a_stretched_sigmoid(sets):
+    family = hyperparameters.Bounded(hyperparameters.WeightDecay("tensor", -3.0), -5.0, -1.0)
+    problem = classifier(sets, family)
+    (values, weights), _ = at(problem)
+    assert_close(values, jax.tree.map(jnp.zeros_like, values))  # the middle
+    moved = jax.tree.map(lambda x: x + 0.7, values)
+    decay = np.exp(-5 + 4 / (1 + np.exp(-0.7)))
+    expected = sum(decay * np.sum(np.asarray(w) ** 2) for w in jax.tree.leaves(weights))
+    np.testing.assert_allclose(family.penalty(moved, weights), expected, rtol=1e-10)
+    far = jax.tree.map(lambda x: x + 1e3, values)
+    assert_close(family.inside(far), jax.tree.map(lambda x: jnp.full_like(x, -1.0), values))
+
+
+def test_bounds_that_cannot_be_kept_are_refused(sets):
+    with pytest.raises(ValueError, match="`low` must be below `high`, got 1"):
+        hyperparameters.Bounded(hyperparameters.WeightDecay(), 1.0, 1.0)
+    with pytest.raises(ValueError, match="`WeightDecay` starts at -4, which is not between -3 and -1"):
+        classifier(sets, hyperparameters.Bounded(hyperparameters.WeightDecay("all"), -3.0, -1.0)).init(
+            jax.random.key(0)
+        )
+
+
+def test_bounded_noise_acts_as_its_family_does(sets):
+    """At a site, on weights and on examples, with the values that it stands for."""
+    key, weights = jax.random.key(3), {"w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))}
+    for inner in (hyperparameters.Dropout("layer0"), hyperparameters.DropConnect("all")):
+        family = hyperparameters.Bounded(inner, -2.0, 3.0)
+        value = jnp.asarray(0.3)
+        pairs = ((family, value), (inner, family.inside(value)))
+        assert_close(family.weights(value, weights, key), inner.weights(family.inside(value), weights, key))
+        if inner.sites:
+            ours, theirs = (f.activation(v, "layer0", jnp.ones((2, 3)), key) for f, v in pairs)
+            assert_close(ours, theirs)
+        assert family.shared(value) == inner.shared(value)
