@@ -279,7 +279,7 @@ RECIPE = Recipe(
     source="MacKay et al. 2019, table 2 and figure 4; Bae and Grosse 2020, section 5",
     scales={
         "smoke": Protocol(
-            40, 40, 40, 40, (("digits", 1),), ("Delta-STN", "random search"), (4,), 8, records=2, num_trials=1, rounds=1
+            40, 40, 40, 40, (("digits", 1),), ("Delta-STN",), (4,), 8, records=2, num_trials=1, rounds=1
         ),
         "laptop": Protocol(2_000),
         "paper": Protocol(
