@@ -23,8 +23,8 @@ METHODS: dict[str, tuple[hyper.AbstractMethod, int]] = {
 """Methods of `tune`, and inner steps per outer step: 2 and 5 as published for both forms."""
 
 SEARCHES = ("random search", "grid search")
-RECURRENT = ("fixed", "STN", "Delta-STN")
-"""Methods for the language model."""
+FEWER = {"ptb": ("fixed", "STN", "Delta-STN"), "cifar10": ("STN", "Delta-STN", "random search")}
+"""Data sets on which not all methods run."""
 
 FASHION, CIFAR, TEXT = "fashion_mnist", "cifar10", "ptb"
 
@@ -205,15 +205,15 @@ def _cells(p: Protocol) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for dataset, num in p.seeds:
         for name in p.methods:
-            if name not in {TEXT: RECURRENT, p.seeds[0][0]: p.methods}.get(dataset, (*METHODS, *SEARCHES)):
+            if name not in FEWER.get(dataset, p.methods):
                 continue
             cells[f"{dataset} {name}"] = {"dataset": dataset, "method": name, "num_seeds": 1 if name == "cost" else num}
     return cells
 
 
-def _lead_of_all(metrics: Metrics) -> float | None:
-    """The smallest lead of either form over either search on CIFAR-10."""
-    leads = [_lead(form, rival, CIFAR)(metrics) for form in ("STN", "Delta-STN") for rival in SEARCHES]
+def _smaller_lead(metrics: Metrics) -> float | None:
+    """The smaller lead of both forms on CIFAR-10."""
+    leads = [_lead(form, "random search", CIFAR)(metrics) for form in ("STN", "Delta-STN")]
     return None if None in leads else min(min(lead) for lead in leads)
 
 
@@ -239,9 +239,9 @@ CLAIMS = claims(
         | not stated | {LEAD}
     S7 | control | The time of an outer step in plain training steps is what equal time was computed with. | none
         | Ratios of measured to assumed costs of STN, Delta-STN and implicit differentiation
-    S8 | published | On CIFAR-10 Delta-STN and STN reach a lower validation loss than random search and a grid.
-        | they do (MacKay et al. 2019; Bae and Grosse 2020), with AlexNet, VGG16 and ResNet18 | The smallest lead of
-        either form over either search, per seed | {SMALL}
+    S8 | published | On CIFAR-10 Delta-STN and STN reach a lower validation loss than random search.
+        | they do (MacKay et al. 2019; Bae and Grosse 2020), with AlexNet, VGG16 and ResNet18 | The smaller lead of both
+        forms, for one seed | {SMALL}
     S9 | published | An STN reaches 70.30 and 67.68 as validation and test perplexity on the Penn Treebank.
         | 70.30 and 67.68 (MacKay et al. 2019) | Validation perplexity among all 10,000 words | an LSTM of width 48 on
         the 500 most frequent words, where perplexities are others, for less than one reading of the text
@@ -260,7 +260,7 @@ CLAIMS = claims(
             between(0.7, 1.4),
             [1.0, 2.0],
         ),
-        "S8": (_lead_of_all, above(0), -0.1),
+        "S8": (_smaller_lead, above(0), -0.1),
         "S9": (
             values(at("cells", f"{TEXT} STN", "words", "mean"), at("cells", f"{TEXT} STN", "valid", "mean")),
             each(equal(10_000), between(65, 76)),
@@ -269,7 +269,7 @@ CLAIMS = claims(
                 70.3,
             ],
         ),
-        "S10": (values(*[_lead(name, "fixed", TEXT) for name in RECURRENT[1:]]), above(0), [[1.0], [-1.0]]),
+        "S10": (values(*[_lead(name, "fixed", TEXT) for name in FEWER[TEXT][1:]]), above(0), [[1.0], [-1.0]]),
     },
 )
 
@@ -278,9 +278,7 @@ RECIPE = Recipe(
     title="Self-tuning networks against search and implicit differentiation at equal time",
     source="MacKay et al. 2019, table 2 and figure 4; Bae and Grosse 2020, section 5",
     scales={
-        "smoke": Protocol(
-            40, 40, 40, 40, (("digits", 1),), ("Delta-STN",), (4,), 8, records=2, num_trials=1, rounds=1
-        ),
+        "smoke": Protocol(40, 40, 40, 40, (("digits", 1),), ("Delta-STN",), (4,), 8, records=2, num_trials=1, rounds=1),
         "laptop": Protocol(2_000),
         "paper": Protocol(
             1_000_000,
