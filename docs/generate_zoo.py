@@ -55,7 +55,12 @@ def page() -> str:
 
 def section(card: dict[str, Any]) -> str:
     training, cost, version = card["training"], card["cost"], card["version"]
-    stages = ", ".join(f"{horizon:,} × {epochs:,}" for horizon, epochs in training["schedule"])
+    schedule = training["schedule"]
+    if isinstance(schedule, dict):
+        horizons = ", ".join(f"{horizon:,}" for horizon in schedule["horizons"])
+        stages = f"curriculum {horizons}, at least {schedule['min_periods']} × {schedule['period']} runs each"
+    else:
+        stages = ", ".join(f"{horizon:,} × {epochs:,}" for horizon, epochs in schedule)
     settings = [
         ("Variant", f"`{card['preset']}`"),
         ("Trained on", ", ".join(f"`{name}`" for name in card["problems"])),

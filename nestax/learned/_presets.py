@@ -38,6 +38,11 @@ PRESETS: dict[str, Preset] = {
         {"scale": 0.03, "hidden_sizes": (4,), "projection_size": 4},
         "ours: one layer of 4 units, 161 weights, for cheap steps",
     ),
+    "rnnprop-medium": Preset(
+        RNNprop,
+        {"scale": 0.03, "hidden_sizes": (8,), "projection_size": 8},
+        "ours: one layer of 8 units, 577 weights",
+    ),
     "l2o-scale": Preset(HierarchicalRNN, {}, "Wichrowska et al. 2017, the released runs; Chen et al. 2020"),
     "l2o-scale-attention": Preset(AttendedHierarchicalRNN, {}, "Wichrowska et al. 2017, the text"),
     "twin": Preset(TwinLSTM, {}, "zero-sum games: ours, secant features, updates in units of the gradients"),

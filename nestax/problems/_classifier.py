@@ -33,7 +33,7 @@ class Classifier(AbstractProblem):
     - `batch_size`: default 128, as everywhere in the learning-to-optimize literature. `None` is the whole data set at
       every step, and deterministic: samples are `None`.
 
-    **Raises** `ValueError` for a bad `batch_size`, or objects of other types.
+    **Raises** `ValueError` for a bad `batch_size`, also one above the number of examples, or objects of other types.
 
     **Example**
 
@@ -55,7 +55,7 @@ class Classifier(AbstractProblem):
     def __init__(self, dataset: Dataset, architecture: Any, batch_size: int | None = 128):
         self.dataset = check_dataset(dataset, dataset)
         self.architecture = as_architecture(architecture, "architecture")
-        self.batch_size = check_batch_size(batch_size)
+        self.batch_size = check_batch_size(batch_size, len(dataset))
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree]:
         return (self.architecture.init(key, self.dataset.input_shape, self.dataset.num_classes),)

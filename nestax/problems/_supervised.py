@@ -38,9 +38,15 @@ def fraction_correct(logits: Float[Array, "batch classes"], labels: Int[Array, "
     return jnp.mean((jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(logits.dtype))
 
 
-def check_batch_size(batch_size: int | None) -> int | None:
-    """`batch_size` as an `int`, or `None`; raises `ValueError` for anything else."""
-    return None if batch_size is None else count(batch_size, "batch_size")
+def check_batch_size(batch_size: int | None, num: int | None = None) -> int | None:
+    """`batch_size` as an `int`, or `None`; `ValueError` for anything else, and for more than the `num` examples."""
+    size = None if batch_size is None else count(batch_size, "batch_size")
+    if size is not None and num is not None and size > num:
+        raise ValueError(
+            f"`batch_size` is {size}, but there are only {num} examples. Give at most so many, or None to take all of "
+            "them at every step."
+        )
+    return size
 
 
 def check_dataset(dataset: Any, expected: Dataset) -> Dataset:

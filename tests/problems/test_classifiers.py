@@ -22,7 +22,7 @@ loss_at = eqx.filter_jit(lambda problem, players, sample: problem.losses(players
 @pytest.fixture(scope="module")
 def toy():
     rng = np.random.default_rng(0)
-    return data.Dataset(rng.uniform(size=(30, 2, 3)).astype(np.float32), rng.integers(0, 4, 30), "toy", 4)
+    return data.Dataset(rng.uniform(size=(130, 2, 3)).astype(np.float32), rng.integers(0, 4, 130), "toy", 4)
 
 
 def init(problem, key):
@@ -135,6 +135,7 @@ def test_initial_loss_is_that_of_guessing(key):
 
 
 def test_batches_are_fixed_by_the_key(toy, key):
+    toy = toy.take(slice(30))
     inputs, labels = draw_batch(toy, key, 1000)
     again, _ = draw_batch(toy, key, 1000)
     np.testing.assert_array_equal(inputs, again)
@@ -317,11 +318,15 @@ def test_logistic_minimum_is_unique(toy):
         (lambda toy: problems.Classifier(toy.inputs, networks.MLP()), "must be .* `(nestax.data.)?Dataset`"),
         (lambda toy: problems.Classifier(toy, "mlp"), "must be an `AbstractArchitecture`.*got 'mlp'"),  # pyright: ignore[reportArgumentType]
         (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=0), "`batch_size` must be"),
+        (
+            lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=131),
+            "is 131, but there are only 130 examples",
+        ),
         (lambda toy: problems.Classifier(toy, networks.MLP(), batch_size=1.5), "`batch_size` must be"),  # pyright: ignore[reportArgumentType]
         (lambda toy: make_logistic(toy, l2=-1.0), "`l2` must be"),
         (lambda toy: make_logistic(toy, l2=jnp.nan), "`l2` must be"),
         (lambda toy: make_logistic(toy, batch_size=-1), "`batch_size` must be"),
-        (lambda toy: problems.LogisticRegression(toy.inputs * jnp.nan, toy.labels), "180 NaN or infinite"),
+        (lambda toy: problems.LogisticRegression(toy.inputs * jnp.nan, toy.labels), "780 NaN or infinite"),
         (lambda toy: make_logistic(toy, num_classes=2), "must lie in 0, ..., 1"),
     ],
 )

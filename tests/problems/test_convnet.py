@@ -15,7 +15,7 @@ from nestax.networks import convolve
 @pytest.fixture(scope="module")
 def toy():
     rng = np.random.default_rng(0)
-    return data.Dataset(rng.uniform(size=(20, 5, 4)).astype(np.float32), rng.integers(0, 3, 20), "toy", 3)
+    return data.Dataset(rng.uniform(size=(130, 5, 4)).astype(np.float32), rng.integers(0, 3, 130), "toy", 3)
 
 
 def test_convolution_is_the_correlation_of_scipy():

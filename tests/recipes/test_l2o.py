@@ -7,7 +7,7 @@ import pytest
 import nestax as nx
 from nestax import recipes
 from nestax.recipes import _optimizees
-from nestax.recipes.l2o import quickstart, seconds
+from nestax.recipes.l2o import _stronger, ablation, quickstart, seconds, stronger_baselines, transfer
 
 MARKS = {"l2o/quickstart": [500, 5_000], "l2o/in-distribution": [100, 200, 500, 10_000]}
 NAMES = {
@@ -97,3 +97,70 @@ def test_claims_at_equal_seconds():
     assert all(claim.check(margins(0.5))["holds"] for claim in claims)
     assert not any(claim.check(margins(-0.5))["holds"] for claim in claims)
     assert not any(claim.check({"problems": {}})["holds"] for claim in claims)
+
+
+def stronger_metrics(ends, horizon=10_000):
+    """Metrics in which every method is at `ends[method]` at every mark of all problems, a classical one at 0."""
+    marks = [str(m) for m in _stronger.MARKS if m <= horizon]
+    rows = {name: {m: [[end, end + 0.01]] for m in marks} for name, end in ends.items()}
+    rows |= {name: {m: [[0.0, 0.1]] for m in marks} for name in ("sgd", "nesterov", "adam", "rmsprop")}
+    curves = {name: [[100, 500, 10_000], [end, end - 1.0, end]] for name, end in ends.items()}
+    found = {"ln_loss": rows, "curves": curves, "rates": {}, "fallbacks": {transfer.SAFE: "adam"}}
+    names = (*_stronger.MLPS, *_stronger.CONVS)
+    steps = {name: [{"optimizee_steps": 100_000 if ends[name] < 0 else 10**6}] for name in ends}
+    return {"problems": dict.fromkeys(names, found), "trainings": steps}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ends"),
+    [
+        (
+            stronger_baselines,
+            {"l2o-dm-cl-il": -5, "rnnprop-cl-il": -4, "rnnprop": 1, "l2o-scale-cl-il": 0, "l2o-scale": 2, "l2o-dm": 3},
+        ),
+        (ablation, {"l2o-dm-cl-il": -5, "l2o-dm-cl": -4, "l2o-dm-il": -3, "l2o-dm-aug": -2, "l2o-dm": 0}),
+        (transfer, {transfer.OURS: -1.0, transfer.SAFE: -2.0}),
+    ],
+)
+def test_claims_on_stronger_baselines(recipe, ends):
+    """All hold on such an order but those that contradict it, and none of them on the opposite order."""
+    impossible = {"C4-convs", "C5-conv", "C10"}  # other orders on other problems; the spreads are the same
+    good, bad = stronger_metrics(ends), stronger_metrics({name: 10.0 - end for name, end in ends.items()})
+    for claim in recipe.RECIPE.claims:
+        assert claim.check(good)["holds"] == (claim.id not in impossible), claim.id
+        assert not claim.check(bad)["holds"] or claim.id in {"C2", "C2-conv", "C4-convs", "C5-conv"}, claim.id
+        assert not claim.check({"problems": {}, "trainings": {}})["holds"]
+
+
+def test_a_run_that_failed_counts_as_infinite():
+    found = stronger_metrics({"l2o-dm": 0.0, "l2o-dm-cl-il": -1.0})
+    lead = _stronger.lead("l2o-dm-cl-il", ("l2o-dm",), ("MLP-orig",))
+    assert lead(found) == {"MLP-orig": 1.0}
+    rows = found["problems"]["MLP-orig"]["ln_loss"]
+    rows["l2o-dm"]["10000"] = [[None, 0.0]]
+    assert lead(found) == {"MLP-orig": 99.0}
+    rows["l2o-dm-cl-il"]["10000"] = [[None, 0.0]]
+    assert lead(found) == {"MLP-orig": -99.0}
+
+
+def test_the_fallback_is_the_best_in_tuning(monkeypatch):
+    """With its best rate for the last step; neither is chosen by the runs that are shown."""
+    asked = []
+
+    def look(problem, test, optimizer, marks, keys, piece):
+        asked.append(optimizer)
+        return {mark: {"ln_loss": np.zeros(len(keys))} for mark in marks}
+
+    monkeypatch.setattr(_stronger, "look", look)
+    monkeypatch.setattr(_stronger, "_trained", lambda *args: (nx.learned.preset("rnnprop-small", key=args[0].key), {}))
+    protocol = _stronger.Protocol(("rnnprop guarded",), {"digits": 200}, ("adam", "rmsprop"), num_runs=2)
+    protocol = type("P", (), {**vars(protocol), "key": jax.random.key(0)})()
+    cells = {
+        "digits/adam": [{"score": 0.2, "rates": {"200": 0.1}, "marks": {"200": [-9.0]}}],
+        "digits/rmsprop": [{"score": 0.1, "rates": {"200": 0.03}, "marks": {"200": [-1.0]}}],
+    }
+    trial = recipes.Trial(protocol, "digits/rnnprop guarded", 0, results=cells)
+    found = _stronger.measure(trial, "digits", "rnnprop guarded", 200)
+    (guard,) = asked
+    assert found["training"] == {"fallback": "rmsprop"}
+    assert float(guard.fallback.hyperparameters["learning_rate"]) == pytest.approx(0.03)
