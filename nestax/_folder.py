@@ -40,11 +40,15 @@ Stages = tuple[tuple[int, int], ...]
 """Records of a run as `(length, number)`: so many records of so many steps each, one stage after the other."""
 
 
+class FolderInUse(ValueError):
+    """Another process works in the folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a folder to this process. The lock of a process that died is no lock.
 
-    **Raises** `ValueError` that says which process holds it, and where.
+    **Raises** `FolderInUse`, a `ValueError` that says which process holds it, and where.
     """
     path = folder / LOCK
     handle = _take_lock(path)
@@ -73,7 +77,7 @@ def _take_lock(path: Path) -> int:
         if not free:
             os.close(handle)
             holder = holder or {}
-            raise ValueError(
+            raise FolderInUse(
                 f"{path.parent} is in use by process {holder.get('pid', '(unknown)')} on "
                 f"{holder.get('host', 'this host')}. Wait for it, stop it, or take another folder. If that process no "
                 f"longer lives, delete {path}."

@@ -74,20 +74,26 @@ def check_divides(mesh: Mesh | None, num: int, name: str) -> None:
 
 def replicate(mesh: Mesh | None, tree: PyTree) -> Any:
     """The arrays of a pytree with a copy on every device; the same object on one."""
-    return tree if mesh is None else _placed(NamedSharding(mesh, SAME), tree)
+    return tree if mesh is None else _placed(mesh, SAME, tree)
 
 
 def shard(mesh: Mesh | None, tree: PyTree) -> Any:
     """The arrays of a pytree cut along the leading axis, which the devices divide."""
-    return tree if mesh is None else _placed(NamedSharding(mesh, EACH), tree)
+    return tree if mesh is None else _placed(mesh, EACH, tree)
 
 
-def _placed(sharding: NamedSharding, tree: PyTree) -> PyTree:
+def _placed(mesh: Mesh, spec: PartitionSpec, tree: PyTree) -> PyTree:
+    sharding = NamedSharding(mesh, spec)
+
     def leaf(x: Any) -> Any:
-        if not eqx.is_array(x) or isinstance(x, jax.core.Tracer) or x.sharding == sharding:
+        if isinstance(x, jax.core.Tracer):
+            return jax.lax.with_sharding_constraint(x, sharding)
+        if not eqx.is_array(x) or x.sharding.is_equivalent_to(sharding, x.ndim):
             return x
-        if not is_shared(sharding.mesh) or not x.is_fully_addressable:  # pyright: ignore[reportArgumentType]
+        if not is_shared(mesh):
             return jax.device_put(x, sharding)
+        if not x.is_fully_addressable:
+            return _moved(x, sharding)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             data = leaf(jax.random.key_data(x))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -104,15 +110,42 @@ def fetch(tree: PyTree) -> Any:
         if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return x
         if not x.is_fully_addressable and not x.is_fully_replicated:
-            x = _gather(x)
+            sharding: Any = x.sharding
+            x = _moved(x, NamedSharding(sharding.mesh, SAME))
         return np.asarray(x)
 
     return jax.tree.map(leaf, tree)
 
 
-def _gather(x: Array) -> Array:
-    sharding: Any = x.sharding
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(sharding.mesh, SAME))(x)
+def _moved(x: Array, sharding: NamedSharding) -> Array:
+    return jax.jit(_itself, out_shardings=sharding)(x)
+
+
+def _itself(x: Array) -> Array:
+    return x
+
+
+def shard_examples(mesh: Devices, tree: PyTree, axis: int, like: PyTree) -> tuple[PyTree, Any]:
+    """The arrays of samples cut along their axis of examples, and `like` with a copy on every device.
+
+    Nothing is done by default where there is no such axis, or the devices do not divide it.
+
+    **Raises** `ValueError` for devices that were asked for and do not divide the examples, or have nothing to divide.
+    """
+    arrays = [x for x in jax.tree.leaves(tree) if eqx.is_array(x)]
+    keys = any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in arrays)
+    sizes = {x.shape[axis] if x.ndim > axis else None for x in arrays}
+    num = None if keys or len(sizes) != 1 else sizes.pop()
+    resolved = resolve(mesh, 1 if num is None else num)
+    if resolved is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((tree, like))):
+        return tree, like
+    if num is None:
+        raise ValueError(
+            "`mesh` shares the examples of a batch, but the sample has no axis of examples that all of its arrays "
+            "have: a problem that draws its batches from a key draws them on every device. Pass the batch itself."
+        )
+    check_divides(resolved, num, "examples")
+    return _placed(resolved, PartitionSpec(*(None,) * axis, AXIS), tree), replicate(resolved, like)
 
 
 def on_devices(mesh: Mesh | None, function: Callable, *batched: PyTree, out: Any = EACH) -> PyTree:

@@ -42,6 +42,12 @@ class AbstractProblem(eqx.Module):
         """
         return jax.random.split(key, num)
 
+    @property
+    def max_samples(self) -> int | None:
+        """How many samples are drawn at a time at most, for a problem that is fed by the host: the next ones are then
+        drawn while these are used. `None` (default): a thousand steps' worth."""
+        return None
+
     @abc.abstractmethod
     def losses(self, players: Players, sample: Sample) -> tuple[Float[Array, ""], ...]:
         """The loss of every player at `players`, on one `sample`."""

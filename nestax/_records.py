@@ -14,17 +14,17 @@ CHUNK = 1_000
 """Steps per compiled call at most. Samples are drawn in chunks of it, so this number is part of what a seed means."""
 
 
-def pieces(num_steps: int, per_record: int, per_callback: int | None) -> Iterator[int]:
-    """Lengths of the compiled calls: at most `CHUNK` steps each, as long and as equal as possible.
+def pieces(num_steps: int, per_record: int, per_callback: int | None, chunk: int = CHUNK) -> Iterator[int]:
+    """Lengths of the compiled calls: at most `chunk` steps each, as long and as equal as possible.
 
     Each is a multiple of `per_record` steps or lies inside of one record. None goes beyond a callback.
     """
-    whole = CHUNK // per_record * per_record  # zero for records longer than a chunk
+    whole = chunk // per_record * per_record  # zero for records longer than a chunk
     ends = [per_record] if not whole else []
     ends += [] if per_callback is None else [per_callback]
     done = 0
     while done < num_steps:
-        size = min([whole or CHUNK, num_steps - done, *(end - done % end for end in ends)])
+        size = min([whole or chunk, num_steps - done, *(end - done % end for end in ends)])
         yield size
         done += size
 

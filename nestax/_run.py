@@ -1,4 +1,4 @@
-"""The session of every long run: folder, checkpoints, log, resumption, progress, callbacks, report."""
+"""The session of every long run: folder, checkpoints, log, resumption, progress, callbacks, report, processes."""
 
 import contextlib
 import dataclasses
@@ -9,11 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from . import loggers
 from ._fingerprint import describe, fingerprint
 from ._folder import RunFolder, Stages, locked
+from ._mesh import replicate
+from ._processes import Processes
 from ._progress import progress_bar
 from ._report import Chart, write_report
 
@@ -95,6 +98,8 @@ class Session:
     - `arguments`: all that determines the result but `stages`, by the name of the argument.
     - `state`, `best`: at the start. Resumption needs their structure, too.
     - `options`: see there.
+    - `mesh`: on which devices the state lies. Where these belong to several processes, all of them make the run
+      together, after they have agreed on all of the above; the first one reads, writes, shows and calls back.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Session:
         state: PyTree,
         best: PyTree,
         options: Options,
+        mesh: Mesh | None = None,
     ):
         self.kind = kind
         self.stages = stages
@@ -115,6 +121,8 @@ class Session:
         self.history: list[dict[str, Any]] = []
         self.failure = ""
         self.state = state
+        self.mesh = mesh
+        self.processes = Processes(mesh)
         self._index = index
         self._at = _Progress(state, best, 0, dict.fromkeys(_COUNTERS), "")
         self._saved = -1, 0.0
@@ -122,40 +130,63 @@ class Session:
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
-        if self.options.run is not None:
-            path = Path(self.options.run)
-            path.mkdir(parents=True, exist_ok=True)
-            with self._open:
-                self._open.enter_context(locked(path))
-                self._attach(RunFolder(path, self.kind, self._index))
-                self._open = self._open.pop_all()
+        with self.processes.watching():
+            self._begin()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._open.close()
+    def _begin(self) -> None:
+        run = self.options.run
+        config = self._config() if run is not None or self.processes.is_shared else {}
+        if self.processes.is_shared:
+            where = None if run is None else str(Path(run).absolute())
+            asked = {"kind": self.kind, "run": where, "resume": self.options.resume, "stages": self.stages}
+            texts = {**asked, **config["fingerprints"], "config": config["config"]}
+            self.processes.agree({name: str(value) for name, value in texts.items()})
+        if run is not None:
+            with self._open:
+                found = self.processes.first(lambda: self._attach(Path(run), config))
+                self._open = self._open.pop_all()
+            if self.processes.is_shared and found:
+                self._adopt(found)
+            self.state = self._at.state
 
-    def _attach(self, folder: RunFolder) -> None:
+    def _config(self) -> dict[str, Any]:
+        """What the run is, for its folder, and for the other processes."""
         labels = self.options.labels or {}
         unknown = sorted(set(labels) - set(self.arguments))
         if unknown:
             known = ", ".join(self.arguments)
             raise ValueError(f"`labels` stand for arguments, but there is none named '{unknown[0]}'. Known: {known}.")
         prints = {k: f"label {labels[k]}" if k in labels else fingerprint(v, k) for k, v in self.arguments.items()}
-        config = {
+        return {
             "arguments": {k: describe(v) for k, v in self.arguments.items()},
             "fingerprints": prints,
             "config": dict(self.options.config or {}),
         }
-        self._folder = folder
-        if folder.open(config, self.stages, self.options.resume):
-            (state, best), header, self.history = folder.load((self.state, self._at.best), _COUNTERS)
-            counters = {name: header[name] for name in _COUNTERS}
-            self._at = _Progress(state, best, header["records"], counters, header["log"])
-            self._saved = self._at.num_records, time.monotonic()
-            self.state = state
-        else:
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+
+    def _attach(self, path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+        """Takes the folder, and the checkpoint in it, if there is one. **Returns** what other processes need of it."""
+        path.mkdir(parents=True, exist_ok=True)
+        self._open.enter_context(locked(path))
+        self._folder = folder = RunFolder(path, self.kind, self._index)
+        if not folder.open(config, self.stages, self.options.resume):
             self._at = self._at._replace(log=folder.log_digest())
             self._save()
+            return None
+        (state, best), header, self.history = folder.load((self.state, self._at.best), _COUNTERS)
+        counters = {name: header[name] for name in _COUNTERS}
+        self._at = _Progress(state, best, header["records"], counters, header["log"])
+        self._saved = self._at.num_records, time.monotonic()
+        return {"records": header["records"], "counters": counters, "history": self.history}
+
+    def _adopt(self, found: dict[str, Any]) -> None:
+        """Takes over the checkpoint that the first process has read."""
+        state, best = replicate(self.mesh, self.processes.same((self._at.state, self._at.best)))
+        self._at = _Progress(state, best, found["records"], found["counters"], self._at.log)
+        self.history = found["history"]
 
     @property
     def best(self) -> PyTree:
@@ -207,7 +238,8 @@ class Session:
         total = sum(length * number for length, number in self.stages)
         done = sum(self.length(i) for i in range(self.num_records))
         try:
-            with progress_bar(total, self.kind, self.options.progress) as report:
+            show = self.options.progress and self.processes.is_first
+            with self.processes.watching(), progress_bar(total, self.kind, show) as report:
                 while not (self.is_complete or finished()):
                     index = self.num_records
                     outcome = advance(self._at.state, index)
@@ -215,13 +247,21 @@ class Session:
                         self._count(outcome, outcome.record)
                         done += self.length(index)
                         report(done, lambda: note(self.history[-1]))
-                        if loggers.call(self.options.callback, self.history[-1]):
+                        if self._call_back():
                             break
                     self.state, self.failure = outcome.state, outcome.failure
                     if self.failure:
                         break
         finally:
             self._save()
+
+    def _call_back(self) -> bool:
+        """Whether a callback ends the run."""
+        if self.options.callback is None:
+            return False
+        return self.processes.decide(
+            bool(self.processes.is_first and loggers.call(self.options.callback, self.history[-1]))
+        )
 
     def _count(self, outcome: Outcome, record: dict[str, Any]) -> None:
         at, counters, best, log = self._at, self._at.counters, self._at.best, self._at.log
@@ -247,7 +287,7 @@ class Session:
 
     @property
     def folder(self) -> Path | None:
-        """Where further files of the run belong."""
+        """Where further files of the run belong; `None` for a process that writes none."""
         return None if self._folder is None else self._folder.path
 
     def report(self, chart: Chart, lines: list[str]) -> None:

@@ -1,6 +1,8 @@
 """`solve`: an optimizer on a problem for as many steps as you like, in bounded memory."""
 
+import concurrent.futures
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -156,7 +158,7 @@ def solve(
     carry: tuple[Players, PyTree] = (players, state)
     done, num_done, result, stopped, fresh = 0, 0, RESULTS.successful, False, []
     with progress_bar(num_steps, "solve", progress) as report:
-        for size in pieces(calls, per_record, per_callback):
+        for size in pieces(calls, per_record, per_callback, samples.chunk):
             out = rollout(step, carry, samples.take(size), num_steps=size, throw=False)
             traced = isinstance(out.num_steps, jax.core.Tracer)
             if traced:
@@ -195,11 +197,22 @@ class _Samples:
     """The samples of a run, drawn in chunks and handed out in pieces of any length up to a chunk."""
 
     def __init__(self, problem: AbstractProblem, key: PRNGKeyArray, num_steps: int, samples_per_step: int):
-        self._chunks = (
-            stack_samples(problem, jax.random.fold_in(key, index), min(CHUNK, num_steps - begin), samples_per_step)
-            for index, begin in enumerate(range(0, num_steps, CHUNK))
-        )
-        self._sizes = (min(CHUNK, num_steps - begin) for begin in range(0, num_steps, CHUNK))
+        traced = isinstance(key, jax.core.Tracer)
+        most = CHUNK if problem.max_samples is None else min(max(problem.max_samples // samples_per_step, 1), CHUNK)
+        self.chunk = chunk = CHUNK // most * most if traced else most  # compiled code is cut less finely
+
+        def draw(begin: int) -> Sample:
+            end = min(begin + chunk, num_steps)
+            parts = [
+                stack_samples(problem, jax.random.fold_in(key, at // most), min(most, end - at), samples_per_step)
+                for at in range(begin, end, most)
+            ]
+            return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+        self._chunks = map(draw, range(0, num_steps, chunk))
+        if problem.max_samples is not None and not traced:
+            self._chunks = _ahead(self._chunks)
+        self._sizes = (min(chunk, num_steps - begin) for begin in range(0, num_steps, chunk))
         self._held, self._size, self._used = None, 0, 0
 
     def take(self, num: int) -> Sample:
@@ -208,13 +221,28 @@ class _Samples:
             self._held, self._size, self._used = next(self._chunks), next(self._sizes), 0
         elif self._used + num > self._size:
             more = next(self._chunks)
-            self._held = jax.tree.map(lambda x, y: jnp.concatenate([x[-CHUNK:], y]), self._held, more)
-            self._used -= self._size - min(self._size, CHUNK)
-            self._size = min(self._size, CHUNK) + next(self._sizes)
+            self._held = jax.tree.map(lambda x, y: jnp.concatenate([x[-self.chunk :], y]), self._held, more)
+            self._used -= self._size - min(self._size, self.chunk)
+            self._size = min(self._size, self.chunk) + next(self._sizes)
         start, self._used = self._used, self._used + num
         if num == self._size:
             return self._held
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, num), self._held)
+
+
+def _ahead(items: Iterator[Sample]) -> Iterator[Sample]:
+    """The items, each of them made in a thread of its own while the one before is used."""
+    wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue] (a setting of the thread)
+
+    def draw() -> tuple[Sample] | None:
+        with jax.enable_x64(wide):
+            return next(((item,) for item in items), None)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(draw)
+        while (found := coming.result()) is not None:
+            coming = pool.submit(draw)
+            yield found[0]
 
 
 def start(problem, optimizer, players, state, key):

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(nestax.__file__).parent
 # What each part of the house may import from. A part may be missing (not built yet); one that is not listed fails.
 TOOLS = {"_checks", "_flax", "_gated", "_public", "_tree"}
 PROBLEM = TOOLS | {"_resolvent", "_problem", "_family", "_gradients", "_nested"}
-RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_run", "loggers"}
+RUN = {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_processes", "_run", "loggers"}
 CORE = (
     PROBLEM
     | {"_mesh", "_rollout", "_optimizer", "_optax", "_step", "_many", "_records", "_solve", "_solution_files"}
@@ -31,7 +31,8 @@ ALLOWED = {
     "loggers": {"_public", "_storage"},
     "_folder": {"_storage", "_version"},
     "_report": {"_storage"},
-    "_run": {"_storage", "_fingerprint", "_folder", "_report", "_progress", "loggers"},
+    "_processes": {"_mesh"},
+    "_run": {"_storage", "_fingerprint", "_folder", "_report", "_progress", "_mesh", "_processes", "loggers"},
     "_compat": set(),
     "_checks": set(),
     "_tree": set(),

@@ -17,6 +17,7 @@ import typer
 import typer.core
 
 from .._folder import CONFIG, check_new_folder
+from .._processes import Processes, ProcessLost, join
 from .._rollout import NumericalError
 from .._storage import CheckpointError, read_json
 
@@ -97,6 +98,34 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Fixes everything 
 Output = Annotated[Path | None, typer.Option(help="New folder to write to. Default: one under ./runs.")]
 
 
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="One of several processes, as SLURM or Open MPI starts them.")
+]
+Coordinator = Annotated[
+    str | None, typer.Option(help="One of several processes, by hand: HOST:PORT of the first, the same for all.")
+]
+NumProcesses = Annotated[int | None, typer.Option(min=1, help="How many processes there are.")]
+ProcessId = Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")]
+JoinTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds until all processes must have joined.")]
+_HEARTBEAT = 60.0  # seconds without a sign of life after which a process counts as lost
+
+
+def join_processes(
+    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
+) -> Processes:
+    """The processes of a command, after all have joined. Before anything else that JAX does."""
+    if not distributed and coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise ValueError("`--num-processes` and `--process-id` need `--coordinator HOST:PORT`.")
+        return Processes()
+    if distributed and coordinator is not None:
+        raise ValueError("`--distributed` asks the cluster for what `--coordinator` says: give one of them.")
+    join(coordinator, num_processes, process_id, timeout=timeout, heartbeat=_HEARTBEAT)
+    import jax
+
+    return Processes(shared=jax.process_count() > 1)
+
+
 def rate_option(help: str) -> Any:
     """An option for a learning rate."""
     return typer.Option(help=help, callback=_rate)
@@ -114,7 +143,7 @@ def main() -> None:
 def _clean_errors() -> Iterator[None]:
     try:
         yield
-    except NumericalError as error:
+    except (NumericalError, ProcessLost) as error:
         _fail(error, 1)
     except (ValueError, CheckpointError, OSError) as error:  # a `DataError` is an `OSError`
         _fail(error, 2)
@@ -126,7 +155,18 @@ def _clean_errors() -> Iterator[None]:
 def _fail(error: Exception, status: int) -> None:
     lines = " ".join(str(error).splitlines())
     say(f"[bold red]error:[/] {escaped(lines)}")
+    if _leaves_others(error):  # they wait for this process: an orderly end would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
+
+
+def _leaves_others(error: Exception) -> bool:
+    """Whether this is one of several processes, and the only one that fails."""
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1 and not getattr(error, "everywhere", False)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,17 @@ import nestax as nx
 from .._folder import check_writable
 from .._storage import write_json
 from ._app import (
+    Coordinator,
+    Distributed,
+    JoinTimeout,
     Json,
+    NumProcesses,
     Output,
+    ProcessId,
     Seed,
     command,
     escaped,
+    join_processes,
     naming_resumption,
     new_folder,
     new_table,
@@ -84,9 +90,16 @@ def reproduce(
     record: Annotated[
         Path | None, typer.Option(help="Also write the result to this folder as NAME/SCALE.json.")
     ] = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
+    join_timeout: JoinTimeout = 300.0,
     as_json: Json = False,
 ) -> None:
     """Rerun a published table or figure and check its claims. Trainings inside go on where they were interrupted.
+
+    With `--distributed` or `--coordinator` the trials are shared by several processes, which see one folder.
 
     Example: `nestax reproduce l2o/quickstart --scale laptop --seed 0`
     """
@@ -94,6 +107,7 @@ def reproduce(
         _list_recipes(as_json)
         return
     recipe = nx.recipes.by_name(name)
+    processes = join_processes(distributed, coordinator, num_processes, process_id, join_timeout)
     folder = output or Path("runs") / f"{name.replace('/', '-')}-{scale}-{seed}"
     check_writable(folder, "--output")
     if record is not None:
@@ -101,6 +115,8 @@ def reproduce(
     again = f"nestax reproduce {name} --scale {scale} --seed {seed} --output {folder}"
     with naming_resumption(again if record is None else f"{again} --record {record}"):
         result = nx.recipes.reproduce(recipe, scale, seed, folder, progress=shows_progress(as_json))
+    if not processes.is_first:
+        return
     if record is not None:
         write_json(record / name / f"{scale}.json", result)
     if as_json:

@@ -12,10 +12,16 @@ import nestax as nx
 from .._checks import unknown_name
 from ._app import (
     DEFAULT_PROBLEM,
+    Coordinator,
+    Distributed,
+    JoinTimeout,
     Json,
+    NumProcesses,
     Output,
+    ProcessId,
     Seed,
     command,
+    join_processes,
     naming_resumption,
     new_folder,
     print_json,
@@ -53,14 +59,21 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder; needs no other option.")
     ] = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
+    join_timeout: JoinTimeout = 300.0,
     as_json: Json = False,
 ) -> None:
     """Meta-train a learned optimizer. Ctrl-C stops it cleanly; `--resume` goes on, bit for bit.
 
-    A longer `--schedule` beside `--resume` goes on beyond the end.
+    A longer `--schedule` beside `--resume` goes on beyond the end. All devices of the machine share the tasks where
+    they divide them; with `--distributed` or `--coordinator` those of all processes do.
 
     Example: `nestax train --problem digits-mlp --schedule 100x40,200x20,500x8 --meta-loss log --output runs/mine`
     """
+    processes = join_processes(distributed, coordinator, num_processes, process_id, join_timeout)
     options = {
         "problem": problem,
         "optimizer": optimizer,
@@ -77,7 +90,8 @@ def train(
     stages = _parse_schedule(schedule)
     if resume is None:
         arguments = _arguments(options)
-        folder = new_folder(output, "train")
+        processes.agree({"--output": str(Path(output or "runs").absolute())})
+        folder = Path(processes.first(lambda: str(new_folder(output, "train"))))
     else:
         defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
         refuse_others({**options, "output": output}, defaults)
@@ -92,7 +106,10 @@ def train(
             resume=resume is not None,
             config={"train": options},
             progress=shows_progress(as_json),
+            mesh=jax.make_mesh((jax.device_count(),), ("tasks",)) if processes.is_shared else None,
         )
+    if not processes.is_first:
+        return
     records = [r for r in training.history if r["final_loss"] is not None]
     summary = {
         "folder": str(folder),

@@ -9,8 +9,10 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from .._mesh import Devices, fetch, replicate, resolve, spread_padded
 from .._problem import Players
 from .._storage import save_figure
 from .._tree import check_same_structure
@@ -100,11 +102,13 @@ class HeatMap:
         save_figure(path, figure)
 
 
-def heat_map(function: Callable[[Players], Float[Array, ""]], plane: Plane, *, batch_size: int = 256) -> HeatMap:
+def heat_map(
+    function: Callable[[Players], Float[Array, ""]], plane: Plane, *, batch_size: int = 256, mesh: Devices = None
+) -> HeatMap:
     """A function of the players at every point of a plane, such as an exponent or the entropy.
 
     **Arguments:** `function`: from players to a number; it is batched and compiled. `plane`: where. `batch_size`: how
-    many points are computed together. Default 256.
+    many points are computed together. Default 256. `mesh`: which devices share the points, as for `nestax.spread`.
 
     **Example**
 
@@ -121,10 +125,15 @@ def heat_map(function: Callable[[Players], Float[Array, ""]], plane: Plane, *, b
     """
 
     points = plane.points()
-    values = _mapped(function, points, min(batch_size, plane.resolution**2))
-    return HeatMap(np.asarray(values).reshape(plane.resolution, plane.resolution), plane)
+    devices = resolve(mesh, plane.resolution**2)
+    values = fetch(_mapped(function, replicate(devices, points), batch_size, devices))
+    return HeatMap(values.reshape(plane.resolution, plane.resolution), plane)
 
 
 @eqx.filter_jit
-def _mapped(function, points, batch_size):
-    return jax.lax.map(function, points, batch_size=batch_size)
+def _mapped(function, points, batch_size, mesh):
+    return spread_padded(mesh, Partial(_map, function, batch_size), points)
+
+
+def _map(function, batch_size, points):
+    return jax.lax.map(function, points, batch_size=min(batch_size, jax.tree.leaves(points)[0].shape[0]))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._checks import check_arrays
+from .._mesh import Devices, shard_examples
 from .._problem import AbstractProblem, Players, Sample, check_players, check_sample
 from .._rollout import NumericalError
 from .._tree import check_same_structure
@@ -23,6 +24,7 @@ def hypergradient(
     *,
     guess: PyTree | None = None,
     inner_tolerance: float | None = None,
+    mesh: Devices = None,
     throw: bool = True,
 ) -> Hypergradient:
     r"""The gradient of the outer loss with respect to the hyperparameters, through the weights that they lead to.
@@ -40,6 +42,9 @@ def hypergradient(
     - `method`: default `Implicit()`: at most a hundred steps of `MINRES`. See `Implicit`, `Unrolled`.
     - `guess`: an `adjoint` of a hypergradient nearby, from which iterative solvers start.
     - `inner_tolerance`: warn where the inner gradient is longer than this. Default `None`: only `info` says it.
+    - `mesh`: which devices share the examples of a batch, the leading axis of all its arrays: a number of devices, or
+      a `jax.sharding.Mesh`, that divides it. Default `None`: all devices of this process where there is such an axis,
+      and they divide it, else one.
     - `throw`: outside `jit` and `vmap`, raise `NumericalError` for a divergent series, a singular matrix or a value
       that is not finite, and warn of negative curvature and of a residual above 0.1. Inside, or with `False`, only
       `info` says it.
@@ -80,10 +85,23 @@ def hypergradient(
     if guess is not None:
         check_arrays(guess, "guess")
         check_same_structure(guess, players[1], "guess")
+    problem, players, batches, method, guess = _share(mesh, problem, players, batches, method, guess)
     out = _hypergradient(problem, players, batches, method, guess)
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
         _raise_or_warn(method, out, inner_tolerance, throw)
     return out
+
+
+def _share(mesh: Devices, problem, players, batches, method, guess):
+    rest = problem, players, method, guess
+    if isinstance(batches, Batches):
+        outer, rest = shard_examples(mesh, batches.outer, 0, rest)
+        inner, rest = shard_examples(mesh, batches.inner, 1, rest)
+        batches = Batches(outer, inner)
+    else:
+        batches, rest = shard_examples(mesh, batches, 0, rest)
+    problem, players, method, guess = rest
+    return problem, players, batches, method, guess
 
 
 @eqx.filter_jit

@@ -240,6 +240,7 @@ def train(
         state=trainer.initial,
         best=trainer.initial.weights,
         options=Options(run, resume, checkpoint_seconds, config, labels, callback, progress),
+        mesh=devices,
     )
     epochs = _Epochs(trainer, families, session, schedule, validation, teaching, key)
     with session:
@@ -368,7 +369,8 @@ class _Epochs:
             meta, state = jax.block_until_ready(trainer.advance(meta, state, key, index, stop))
             if not _is_finite(meta.weights):
                 return self._failed(trainer, plan, *before, key, index, stop, epoch)
-            if time.monotonic() - begun < _CALL_SECONDS / 2 and stop - index == self.stride:
+            quick = time.monotonic() - begun < _CALL_SECONDS / 2
+            if stop - index == self.stride and self.session.processes.decide(quick):
                 self.stride *= 2
             index = stop
         report = state.report

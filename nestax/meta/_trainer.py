@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._family import AbstractFamily
-from .._mesh import EACH, SAME, add_up, num_devices, on_devices, own, replicate, spread_padded, whole
+from .._mesh import EACH, SAME, add_up, fetch, num_devices, on_devices, own, replicate, spread_padded, whole
 from .._problem import check_players
 from .._rollout import all_finite, select
 from .._solve import stack_samples
@@ -142,8 +142,9 @@ class Trainer(eqx.Module):
         dynamic, static = eqx.partition((meta, state), eqx.is_array)
 
         def body(index, dynamic):
-            meta, state = eqx.combine(dynamic, static)
-            return eqx.filter(self._update(meta, state, jax.random.fold_in(key, index)), eqx.is_array)
+            meta, state = self._update(*eqx.combine(dynamic, static), jax.random.fold_in(key, index))
+            meta, report = replicate(self.mesh, (meta, state.report))  # so that every process has all of it
+            return eqx.filter((meta, eqx.tree_at(lambda s: s.report, state, report)), eqx.is_array)
 
         return eqx.combine(jax.lax.fori_loop(index, stop, body, dynamic), static)
 
@@ -202,7 +203,7 @@ class Trainer(eqx.Module):
     ) -> float:
         """The mean score of runs of `horizon` steps; infinite where it is not finite."""
         optimizer, tasks, score, keys = replicate(self.mesh, (self.optimizer(meta), tasks, score, keys))
-        return float(_validate(optimizer, tasks, score, keys, horizon, self.mesh))
+        return float(fetch(_validate(optimizer, tasks, score, keys, horizon, self.mesh)))
 
 
 class _Estimate(eqx.Module):

@@ -2,6 +2,7 @@
 
 from .._public import check_arguments as _check_arguments
 from ._classifier import Classifier as Classifier
+from ._from_host import FromHost as FromHost
 from ._from_loss import FromLoss as FromLoss
 from ._composed import (
     MixedGame as MixedGame,

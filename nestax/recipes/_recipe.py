@@ -53,10 +53,10 @@ class Results(Mapping[str, list[Any]]):
 
     def __init__(self, protocol: Any, cells: Cells, seed: int):
         self.protocol, self.cells, self.seed = protocol, cells, seed
-        self._found: dict[str, list[Any]] = {}
+        self._found: dict[str, list[Callable[[], Any]]] = {}
 
     def __getitem__(self, name: str) -> list[Any]:
-        return self._found[name]
+        return [found() for found in self._found[name]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -65,6 +65,10 @@ class Results(Mapping[str, list[Any]]):
         return len(self._found)
 
     def add(self, name: str, value: Any) -> None:
+        self.add_later(name, lambda: value)
+
+    def add_later(self, name: str, value: Callable[[], Any]) -> None:
+        """Adds what is not known before it is asked for."""
         self._found.setdefault(name, []).append(value)
 
     def nested(self, pick: Callable[[list[Any]], Any] = lambda seeds: seeds) -> dict[str, Any]:

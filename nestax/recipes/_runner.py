@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -13,12 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._storage import read_json, save_figure, write_atomically, write_json
+from .._folder import FolderInUse
+from .._processes import Processes
+from .._storage import CheckpointError, read_json, save_figure, write_atomically, write_json
 from .._version import __version__
 from ..data import DataError
 from ..evaluation import device_name
 from ._recipe import Metrics, Recipe, Results, Trial
 from ._tables import markdown, spread, text
+
+_POLL_SECONDS = 0.5  # between two looks at the files of another process
 
 
 def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: bool = False) -> dict[str, Any]:
@@ -28,11 +33,17 @@ def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: 
     are runs in folders: what was interrupted goes on where it stopped when it is called again with the same arguments.
     Writes `result.json`, `report.md` and the figures to `folder`.
 
+    Where JAX has several processes (`jax.distributed`), each of them makes every so many-th trial, with its own devices
+    and in its own files, and reads those of the others, which it must see: one folder for all. The first one writes the
+    summary.
+
     **Returns** the result as JSON values. Its `seconds` are the sum of what all trials took when they were computed,
     in this call or an earlier one.
     """
     protocol = recipe.protocol(scale)
-    folder.mkdir(parents=True, exist_ok=True)
+    processes = Processes(shared=jax.process_count() > 1)
+    processes.agree({"recipe": recipe.name, "scale": scale, "seed": str(seed), "folder": str(folder.absolute())})
+    processes.first(lambda: _prepare(folder))
     with _precision(recipe.x64):
         metrics, seconds, num = _Session(recipe, protocol, seed, folder, progress).run()
     result = {
@@ -49,9 +60,16 @@ def reproduce(recipe: Recipe, scale: str, seed: int, folder: Path, *, progress: 
         "trials": num,
         "seconds": round(seconds, 1),
     }
-    write_json(folder / "result.json", result)
-    write_atomically(folder / "report.md", report(result).encode())
+    if processes.is_first:
+        write_json(folder / "result.json", result)
+        write_atomically(folder / "report.md", report(result).encode())
     return result
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("cells/**/*.missing"):  # of an earlier call: the data may be there now
+        path.unlink(missing_ok=True)
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -101,12 +119,19 @@ class _Session:
         from rich.console import Console  # here, since importing the package must not pay for it
 
         console = Console(stderr=True, quiet=not self.progress)
+        rank, num = jax.process_index(), jax.process_count()
         for number, (name, settings, i) in enumerate(trials):
-            results.add(name, self._trial(name, settings, i, results, console, f"{number + 1}/{len(trials)}"))
+            if number % num == rank:
+                results.add(name, self._trial(name, settings, i, results, console, f"{number + 1}/{len(trials)}"))
+            else:
+                results.add_later(name, functools.cache(functools.partial(self._await, name, settings, i)))
+        for name in results:  # of the other processes, too
+            results[name]
         self.seconds += sum(read_json(path)["seconds"] for path in self.folder.glob("shared/*.json"))
         started = time.monotonic()
         metrics = self._summarize(results)
-        for stem, figure in (self.recipe.pictures(results, metrics) if self.recipe.pictures else {}).items():
+        draws = self.recipe.pictures if rank == 0 else None
+        for stem, figure in (draws(results, metrics) if draws else {}).items():
             save_figure(self.folder / f"{stem}.png", figure)
         return metrics, self.seconds + time.monotonic() - started, len(trials)
 
@@ -114,10 +139,8 @@ class _Session:
         self, name: str, settings: dict[str, Any], repetition: int, results: Results, console: Any, at: str
     ) -> Any:
         assert self.recipe.measure is not None
-        place = self.folder / "cells" / file_name(name)
-        path, seed = place / f"{repetition}.json", 1_000 * self.seed + repetition
-        arguments = {k: v for k, v in settings.items() if k != "num_seeds"}
-        wanted = {"protocol": self.settings, "settings": arguments, "seed": seed}
+        path, wanted = self._place(name, settings, repetition)
+        place, seed, arguments = path.parent, wanted["seed"], wanted["settings"]
         if path.exists():
             stored = read_json(path)
             if {key: stored[key] for key in wanted} == wanted:
@@ -130,17 +153,39 @@ class _Session:
         try:
             result = plain(self.recipe.measure(trial, **arguments), self.recipe.digits)
         except DataError as error:  # not kept: the data may be there next time
-            return {"missing": str(error).splitlines()[0]}  # the rest names places of this machine
+            said = {"missing": str(error).splitlines()[0]}  # the rest names places of this machine
+            if jax.process_count() > 1:
+                write_json(path.with_suffix(".missing"), said)
+            return said
         seconds = round(time.monotonic() - started - self.elsewhere, 3)
         write_json(path, {**wanted, "seconds": seconds, "result": result})
         self.seconds += seconds
         return result
 
+    def _place(self, name: str, settings: dict[str, Any], repetition: int) -> tuple[Path, dict[str, Any]]:
+        """Where a trial is kept, and what must stand there for it to be this one."""
+        arguments = {k: v for k, v in settings.items() if k != "num_seeds"}
+        wanted = {"protocol": self.settings, "settings": arguments, "seed": 1_000 * self.seed + repetition}
+        return self.folder / "cells" / file_name(name) / f"{repetition}.json", wanted
+
+    def _await(self, name: str, settings: dict[str, Any], repetition: int) -> Any:
+        """The result of a trial of another process, when that is there. JAX ends this process if that one is lost."""
+        path, wanted = self._place(name, settings, repetition)
+        while True:
+            with contextlib.suppress(CheckpointError):
+                stored = read_json(path)
+                if {key: stored[key] for key in wanted} == wanted:
+                    self.seconds += stored["seconds"]
+                    return stored["result"]
+            with contextlib.suppress(CheckpointError):
+                return read_json(path.with_suffix(".missing"))
+            time.sleep(_POLL_SECONDS)
+
     def _once(self, name: str, make: Callable[[Path], Any]) -> Any:
         if name not in self.shared:
             started = time.monotonic()
             place = self.folder / "shared" / file_name(name)
-            self.shared[name] = make(place)
+            self.shared[name] = _when_free(make, place)
             seconds = time.monotonic() - started
             self.elsewhere += seconds
             if not place.with_suffix(".json").exists():  # else it was finished by an earlier call, which took longer
@@ -163,6 +208,17 @@ class _Session:
             shown = {title: rows if isinstance(rows, str) else markdown(rows) for title, rows in tables.items()}
             metrics["tables"] = [{"title": title, "markdown": rows} for title, rows in shown.items()]
         return metrics
+
+
+def _when_free(make: Callable[[Path], Any], place: Path) -> Any:
+    """`make(place)`; where another of several processes is making it, after that, from what it has left."""
+    while True:
+        try:
+            return make(place)
+        except FolderInUse:
+            if jax.process_count() == 1:
+                raise
+            time.sleep(_POLL_SECONDS)
 
 
 def spreads(seeds: list[Any]) -> dict[str, Any]:
@@ -201,5 +257,5 @@ def _precision(x64: bool):
     if not x64:
         yield
         return
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield

@@ -20,8 +20,8 @@ from nestax.meta._trainer import Trainer
 
 
 def difference(a, b):
-    """The largest difference of any array, relative to its largest entry; failures must be in the same places."""
-    worst = 0.0
+    """The largest difference of any array, relative to its largest entry; NaN and zeros alone are no agreement."""
+    worst = 0.0 if max(np.max(np.abs(np.nan_to_num(np.asarray(y)))) for y in jax.tree.leaves(b)) > 0 else math.inf
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         x, y = np.nan_to_num(np.asarray(x, np.float64)), np.nan_to_num(np.asarray(y, np.float64))
         worst = max(worst, float(np.max(np.abs(x - y)) / (1e-30 + np.max(np.abs(y)))))
@@ -134,6 +134,43 @@ def one_reduction():
         yield f"gathers of {type(estimator).__name__}", others, 0
 
 
+class Ridge(nx.AbstractNested):
+    """A penalty per feature; both losses are means over the examples of a batch."""
+
+    def init(self, key):
+        return jnp.zeros(3), jnp.zeros(3)
+
+    def outer_loss(self, hyperparameters, weights, sample):
+        return jnp.mean((sample[0] @ weights - sample[1]) ** 2)
+
+    def inner_loss(self, hyperparameters, weights, sample):
+        return jnp.mean((sample[0] @ weights - 2 * sample[1]) ** 2) + jnp.sum(jnp.exp(hyperparameters) * weights**2)
+
+
+def hypergradients():
+    x = jax.random.normal(jax.random.key(0), (3, 16, 3))
+    players, batch = (jnp.zeros(3), jnp.full(3, 1.5)), (x[0], x[0].sum(axis=1))
+    several = nx.hyper.Batches(batch, (x, x.sum(axis=2)))
+    series = nx.hyper.Implicit(nx.hyper.Neumann(3, 0.05, fresh_batches=True), residual=False)
+    for name, batches, method in (("one batch", batch, None), ("several", several, series)):
+        found = [
+            nx.hyper.hypergradient(Ridge(), players, batches, method, mesh=mesh, throw=False).gradient
+            for mesh in (8, None, 1)
+        ]
+        yield f"hypergradient, {name}", difference(found[:2], [found[2]] * 2), 1e-5
+        yield f"hypergradient, {name}, on all devices", 8 - len(found[0].sharding.device_set), 0
+
+
+def pictures():
+    plane = nx.dynamics.Plane.of_scalars(-3.0, 3.0, resolution=3)
+    maps = [nx.dynamics.heat_map(height, plane, batch_size=4, mesh=mesh).values for mesh in (8, 1)]
+    yield "heat map of nine points", difference(*maps), 1e-6
+
+
+def height(players):
+    return jnp.sin(players[0]) * players[1]
+
+
 SHAPES = {"w": (16, 24), "b": (8,), "c": (), "d": (2, 4, 8)}
 SPECS = {"w": P("x", "y"), "b": P(("x", "y")), "c": P(), "d": P(None, "x", "y")}
 
@@ -205,6 +242,9 @@ def refusals():
     for name, call in {
         "indivisible": lambda: train(3, [(4, 1)]),
         "too many": lambda: train(16, [(4, 1)]),
+        "examples": lambda: nx.hyper.hypergradient(
+            Ridge(), (jnp.zeros(3), jnp.ones(3)), (jnp.ones((5, 3)), jnp.ones(5)), mesh=8
+        ),
     }.items():
         with contextlib.suppress(ValueError):
             call()
@@ -213,5 +253,5 @@ def refusals():
 
 if __name__ == "__main__":
     parts = (training(sys.argv[1]), curricula(), evaluations(), spreading(), one_reduction())
-    parts += (sharded_parameters(), hundred_million_coordinates(), refusals())
+    parts += (hypergradients(), pictures(), sharded_parameters(), hundred_million_coordinates(), refusals())
     print(json.dumps([found for part in parts for found in part]))
