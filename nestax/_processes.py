@@ -142,7 +142,7 @@ def join(
     **Raises** `ValueError` for arguments that do not fit each other, and where a process is missing in time: it says
     which.
     """
-    seconds = {
+    seconds: dict[str, Any] = {
         "initialization_timeout": max(int(timeout), 1),
         "heartbeat_timeout_seconds": max(int(heartbeat), 1),
         "shutdown_timeout_seconds": max(int(heartbeat), 1),

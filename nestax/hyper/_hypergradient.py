@@ -85,14 +85,13 @@ def hypergradient(
     if guess is not None:
         check_arrays(guess, "guess")
         check_same_structure(guess, players[1], "guess")
-    problem, players, batches, method, guess = _share(mesh, problem, players, batches, method, guess)
-    out = _hypergradient(problem, players, batches, method, guess)
+    out = _hypergradient(*_share(mesh, problem, players, batches, method, guess))
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(out)):
         _raise_or_warn(method, out, inner_tolerance, throw)
     return out
 
 
-def _share(mesh: Devices, problem, players, batches, method, guess):
+def _share(mesh: Devices, problem, players, batches, method, guess) -> tuple[Any, ...]:
     rest = problem, players, method, guess
     if isinstance(batches, Batches):
         outer, rest = shard_examples(mesh, batches.outer, 0, rest)

@@ -126,7 +126,7 @@ def test_a_process_that_never_joins_is_named(start, tmp_path):
 
 def test_the_first_process_is_waited_for():
     with pytest.raises(ValueError, match=r"Process 0 of 2 did not answer at localhost:\d+ in time"):
-        join(f"localhost:{free_port()}", 2, 1, timeout=0.5, heartbeat=1)
+        join(f"localhost:{free_port()}", 2, 1, timeout=0.5, heartbeat=1.0)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_first_process_is_waited_for():
 )
 def test_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        join(*arguments, timeout=1, heartbeat=1)
+        join(*arguments, timeout=1.0, heartbeat=1.0)
 
 
 def test_one_process_agrees_with_itself():

@@ -60,7 +60,7 @@ if __name__ == "__main__":
     port, num, number, settings = sys.argv[1:]
     try:
         main(port, int(num), int(number), **json.loads(settings))
-    except (ValueError, ProcessLost) as error:
+    except (ValueError, OSError, ProcessLost) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if getattr(error, "everywhere", False):
             sys.exit(2)  # all leave together
