@@ -27,7 +27,7 @@ from ._app import (
 )
 
 _COLUMNS = ("step", "outer_loss", "inner_loss", "inner_gradient_norm", "test_accuracy")
-_METHODS = ("minres", "neumann", "cg", "identity", "unrolled")
+_METHODS = ("minres", "neumann", "cg", "identity", "unrolled", "hypernetwork")
 
 
 @command()
@@ -35,12 +35,16 @@ def tune(
     problem: Annotated[str, typer.Option(help="What to tune; see `nestax problems`.")] = "digits-decay",
     method: Annotated[
         str,
-        typer.Option(help="minres, neumann, cg, identity or unrolled: how the response of the weights is found."),
+        typer.Option(
+            help="minres, neumann, cg, identity, unrolled or hypernetwork: how the response of the weights is found."
+        ),
     ] = "minres",
     terms: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Terms of the series, steps of the solver, or unrolled steps. Default: 100 of minres, else 20."
+            min=1,
+            help="Terms of the series, steps of the solver, unrolled steps, or rank of the hypernetwork. "
+            "Default: 100 of minres, else 20.",
         ),
     ] = None,
     outer_steps: Annotated[int, typer.Option(min=1, help="Updates of the hyperparameters.")] = 1_000,
@@ -116,6 +120,7 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         "cg": lambda: hyper.Implicit(hyper.CG(terms), damping=1e-3, residual=False),
         "identity": lambda: hyper.Implicit(hyper.Identity(), residual=False),
         "unrolled": lambda: hyper.Unrolled(optimizers.sgd(options["learning_rate"]), terms),
+        "hypernetwork": lambda: hyper.Hypernetwork(hyper.FactorizedResponse(terms), hyper.Around(0.5)),
     }
     if options["method"] not in methods:
         raise unknown_name("method", options["method"], methods)
