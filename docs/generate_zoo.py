@@ -44,8 +44,9 @@ the learning rate that is best for the last mark, found on another run, so anoth
 Losses below about -16 are float32's zero. Where the name of the problem is that of a family of
 [`nestax.problems`](api/problems.md), every run is on a draw of its own, and *adapted* is after five updates of
 [`nestax.meta.adapt`](adaptation.md) on that draw, which cost less than 500 more steps; nothing is held out there, so
-there is no accuracy. Milliseconds are of single runs on the machine that is named, with nothing else on it;
-the seconds of a training were taken while other programs ran.
+there is no accuracy. Milliseconds are of single runs on the machine that is named; those on the cards of
+`rnnprop-mnist`, `rnnprop`, `rnnprop-cl-il`, `l2o-dm` and `l2o-dm-cl-il` were taken while other programs ran: compare
+them within a table. So were the seconds of all trainings.
 """
 
 

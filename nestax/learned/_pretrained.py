@@ -12,6 +12,11 @@ _FOLDER = Path(__file__).parent / "zoo"
 
 PRETRAINED: tuple[str, ...] = (
     "rnnprop-small",
+    "rnnprop-mnist",
+    "rnnprop",
+    "rnnprop-cl-il",
+    "l2o-dm",
+    "l2o-dm-cl-il",
     "m-l2o-small",
     "m-l2o-lasso",
     "m-l2o-quadratic",
