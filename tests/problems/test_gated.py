@@ -68,7 +68,7 @@ NETWORKS = {
     "mlp": networks.MLP((5,)),
     "convolutions": networks.ConvNet((3, 4), stride=(2, 1), pool=(1, 2), hidden=(6,)),
     "cell": networks.NASCell(4, batch_norm=False),
-    "residual": networks.ResNet((2, 1), (3, 4)),
+    "residual": networks.ResNet((2,), (2,)),
     "equinox": networks.FromEquinox(Module),
     "pair of functions": networks.FromInitApply(initialize, apply),
 }
