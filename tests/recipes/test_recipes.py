@@ -9,6 +9,7 @@ import pytest
 from nestax import recipes
 from nestax.recipes import Claim
 from nestax.recipes._claims import _MISSING
+from nestax.recipes.l2o._stronger import MARKS
 
 SMOKE = tuple(recipes.RECIPES)
 
@@ -67,6 +68,11 @@ NEVER_MEASURED = {
     "l2o/stronger-baselines": {
         *(f"{method}-MLP-{name}" for method in ("DM", "RNNprop") for name in ("ReLU", "deeper")),
         *("C1", "C2", "C2-conv", "C3-rnnprop", "C3-scale", "C5", "C5-conv", "C8", "C8-conv", "C8-rnnprop", "C10"),
+    },
+    # MLP-orig alone, and not guarded
+    "l2o/transfer": {
+        *(f"MLP-{name}-{mark}{end}" for name in ("ReLU", "deeper") for mark in MARKS[1:] for end in ("", "-guarded")),
+        *("Conv-MNIST-guarded", "Conv-CIFAR-guarded"),
     },
     "lyapunov/gan": {"G4"},  # runs at scale 10 overflow
 }
