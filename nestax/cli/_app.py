@@ -120,6 +120,8 @@ def join_processes(
         return Processes()
     if distributed and coordinator is not None:
         raise ValueError("`--distributed` asks the cluster for what `--coordinator` says: give one of them.")
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print on standard output, such as gloo, is not for machines
     join(coordinator, num_processes, process_id, timeout=timeout, heartbeat=_HEARTBEAT)
     import jax
 
