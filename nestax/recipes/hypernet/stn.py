@@ -11,7 +11,22 @@ import numpy as np
 import optax
 
 from ... import catalogue, data, hyper, hyperparameters, networks, optimizers, problems
-from .. import Metrics, Recipe, Trial, Value, above, at, between, claims, difference, each, equal, histories, values
+from .. import (
+    Metrics,
+    Recipe,
+    Results,
+    Trial,
+    Value,
+    above,
+    at,
+    between,
+    claims,
+    difference,
+    each,
+    equal,
+    histories,
+    values,
+)
 from ..hyper._common import draw, load
 
 METHODS: dict[str, tuple[hyper.AbstractMethod, int]] = {
@@ -226,6 +241,15 @@ def tables(metrics: Metrics) -> dict[str, Any]:
     return {"Where the validation loss (for ptb: perplexity) is lowest, mean over seeds [min, max]": rows}
 
 
+def _images_only(results: Results) -> Results:
+    """Validation losses, and neither costs nor perplexities."""
+    out = Results(results.protocol, results.cells, results.seed)
+    for name, seeds in results.items():
+        for one in seeds if "accuracy" in seeds[0] else ():
+            out.add(name, one)
+    return out
+
+
 LEAD = "By how much its validation loss is below, per seed, at equal time"
 SMALL = "small networks on 1,000 images, minutes in the place of hours"
 CLAIMS = claims(
@@ -303,6 +327,6 @@ RECIPE = Recipe(
     cells=_cells,
     measure=measure,
     tables=tables,
-    pictures=lambda results, _: {"stn": histories(results, "valid")},
+    pictures=lambda results, _: {"stn": histories(_images_only(results), "valid")},
     claims=CLAIMS,
 )
