@@ -137,7 +137,7 @@ def _over(label: str, what: str, bound: float, number: int) -> Callable[[float],
 def _torch(name: str, size: int, optimizer: Any) -> list[Item]:
     """The step of PyTorch's compiled cells, where PyTorch sees an accelerator."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return []
     if not torch.cuda.is_available():
