@@ -183,7 +183,8 @@ class SelfTuning(AbstractHypernetwork):
 
     **Arguments:**
 
-    - `form`: `Linearized()`, Δ-STN (default), or `Perturbed()`, STN.
+    - `form`: `Linearized()`, Δ-STN (default), or `Perturbed()`, STN, which was ahead in trainings of minutes (recipe
+      `hypernet/stn`).
     - `sampling`: default `AdaptiveAround(0.5)`, which learns a scale for each hyperparameter; `Around(scale)` has a
       fixed one.
     - `shared`: hyperparameters of which all examples of a batch have the same: a pytree of truth values as the
