@@ -43,7 +43,7 @@ def _calmer(metrics: Metrics, method: str, than: str) -> dict[str, float] | None
         if method not in rows or than not in rows:
             return None
         ours, theirs = ([x for one in list(rows[name].values())[-1] for x in one] for name in (method, than))
-        if None in ours:
+        if None in ours or len(ours) < 2:
             return None
         out[p] = 99.0 if None in theirs else round(float(np.std(theirs) - np.std(ours)), 3)
     return out
@@ -118,7 +118,9 @@ RECIPE = Recipe(
     source=f"{SOURCE}, figures 2, 3, 5, 6 and 7",
     scales={
         "smoke": Protocol(("rnnprop-cl-il",), {"digits": 20}, ("adam",), num_runs=1, shortened=True),
-        "laptop": Protocol(METHODS[:4], {"MLP-orig": 10_000}, ("sgd", "adam", "rmsprop"), num_runs=1),
+        "laptop": Protocol(
+            METHODS[:4], dict.fromkeys(MLPS, 10_000), ("sgd", "adam", "rmsprop"), rivals_on=MLPS[:1], num_runs=1
+        ),
         "paper": Protocol(METHODS, dict.fromkeys(ALL, 10_000), tuning_seeds=3, num_runs=10, num_meta_seeds=3),
     },
     axes=AXES,
