@@ -147,6 +147,11 @@ def squares(params):
     return jnp.sum(params**2)
 
 
+def batches(seed):
+    """For `FromHost`."""
+    yield jnp.ones(2) * seed
+
+
 def descent_rate(point, values):
     return jnp.abs(1 - point[0].astype(values.dtype) * values)
 
@@ -310,6 +315,7 @@ def special() -> dict[str, Any]:
     corpus = valid()["text"]
     decay, regression = nx.hyperparameters.WeightDecay("all"), nx.data.Regression(jnp.ones((4, 2)), jnp.ones(4), "toy")
     key, sgd = jax.random.key(0), nx.optimizers.sgd(0.1)
+    linear = eqx.nn.Linear(2, 3, key=key)
     evaluation = nx.evaluation.evaluate(Quadratic(), {"sgd": optax.sgd(0.1)}, num_steps=2, num_seeds=1, key=key)
     return {
         "InnerProblem.problem": Nested(),
@@ -340,6 +346,20 @@ def special() -> dict[str, Any]:
         "problems.NestedLanguageModel.train": corpus,
         "problems.NestedLanguageModel.valid": corpus,
         "problems.NestedLanguageModel.hyperparameters": decay,
+        "problems.FromHost.batches": batches,
+        "hyper.SelfTuningProblem.form": nx.hyper.Linearized(),
+        "hyper.SelfTuningProblem.sampling": nx.hyper.Uniform(0.0, 1.0),
+        "hyper.SelfTuningProblem.shared": None,
+        "hyper.SelfTuningProblem.num_penalties": 1,
+        "hyperparameters.Bounded.low": -1.0,
+        "hyperparameters.Bounded.high": 9.0,
+        "measures.no_worse.ours": (jnp.ones(2), jnp.ones(2)),
+        "measures.no_worse.others": [(jnp.ones(2), jnp.ones(2))],
+        "networks.affine.layer": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+        "networks.affine.z": jnp.ones((4, 2)),
+        "networks.GatedLayer.layer": linear,
+        "networks.GatedLayer.response": linear,
+        "networks.GatedLayer.gate": linear,
         "problems.InterpolatedGame.gamma": jnp.array([0.5]),
         "catalogue.nested_by_name.name": "digits-decay",
         "catalogue.describe_nested.name": "digits-decay",
@@ -358,6 +378,7 @@ def special() -> dict[str, Any]:
                 "learned.interpolate.first",
                 "learned.interpolate.second",
                 "meta.adapt.optimizer",
+                "learned.Leafwise.optimizer",
             ),
             nx.learned.RNNprop(hidden_sizes=(2,), key=jax.random.key(0)),
         ),
@@ -433,6 +454,7 @@ WITHOUT_CALL = {
     "evaluation.table",
     "hyperparameters.Compose",
     "learned.load",
+    "spread",
 }
 
 

@@ -81,6 +81,18 @@ def test_the_next_batches_are_drawn_while_these_are_used(key):
     assert seen[-1] == 12
 
 
+def test_an_iterator_is_used_only_where_it_is_needed(key):
+    """Not by a check of its type, say, which would never end."""
+
+    def endless():
+        number = 0
+        while True:
+            yield {"x": np.full((SIZE,), float(number)), "y": np.arange(SIZE, dtype=float)}
+            number += 1
+
+    assert host(endless()).samples(key, 2)["x"][:, 0].tolist() == [0, 1]
+
+
 class _Ended(Exception):
     pass
 
