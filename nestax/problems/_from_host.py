@@ -113,12 +113,14 @@ class _Source:
     def draw(self, seed: int, num: int) -> PyTree:
         """`num` batches, stacked, as NumPy arrays."""
         with self._turn:
-            if callable(self.batches):
-                rows = self._take(iter(self.batches(seed)), num, seed)
-            else:
-                self._rest = iter(self.batches) if self._rest is None else self._rest
-                rows = self._take(self._rest, num, seed)
+            if callable(self.batches) or self._rest is None:
+                self._rest = self._begin(seed)
+            rows = self._take(self._rest, num, seed)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def _begin(self, seed: int) -> Iterator[PyTree]:
+        made: Any = self.batches(seed) if callable(self.batches) else self.batches
+        return iter(made)
 
     def like(self) -> PyTree:
         """Structure, shapes and dtypes of a batch; one is drawn for them."""
@@ -138,9 +140,7 @@ class _Source:
                 if fresh > 1:
                     raise ValueError("`batches` yields none: it is empty, or an iterator that has ended.") from None
                 seed = (seed + 1) % 2**32
-                iterator = iter(self.batches(seed) if callable(self.batches) else self.batches)
-                if not callable(self.batches):
-                    self._rest = iterator
+                iterator = self._rest = self._begin(seed)
         return rows
 
     def _checked(self, batch: PyTree) -> PyTree:
