@@ -361,6 +361,8 @@ def _container_test(container: type, arguments: tuple[Any, ...]) -> tuple[Test, 
             return isinstance(value, container) and not isinstance(value, str | bytes)
         if fixed:
             return len(value) == len(parts) and all(t(x) for (t, _), x in zip(parts, value))
+        if isinstance(value, collections.abc.Iterator):  # looking at its entries would use it up
+            return True
         return not parts or all(parts[0][0](x) for x in value)
 
     return test, _Container(sentence, [wanted for _, wanted in parts]) if known else sentence

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,3 +137,15 @@ def test_a_converter_may_take_more_than_its_field_holds():
 
 def test_a_report_of_a_failed_run_may_hold_nan():
     assert jnp.isnan(nx.StepInfo(jnp.full((3, 1), jnp.nan)).losses).all()
+
+
+@checked
+def _total(numbers: Iterable[int]) -> int:
+    return sum(numbers)
+
+
+def test_an_iterator_is_not_used_up_by_its_check():
+    assert _total(iter([1, 2, 3])) == 6
+    assert _total([1, 2, 3]) == 6
+    with pytest.raises(ValueError, match="numbers"):
+        _total(["a"])  # pyright: ignore[reportArgumentType]
