@@ -136,7 +136,7 @@ def test_a_random_subset_is_unbiased(key):
     for seed in range(60):
         k = jax.random.key(seed)
         leaves = jax.tree.leaves(run(estimator, k))
-        index, _ = estimator._draw([3], jnp.float64, k)
+        index, _ = estimator.draw([3], jnp.float64, k)
         assert index is not None
         chosen = int(index[0])
         if chosen in found:  # a subset determines the estimate
@@ -203,7 +203,7 @@ def test_meta_losses_are_their_formulas():
 def test_every_coordinate_is_drawn_as_often_as_its_weight_says():
     """Expected weight of a coordinate is 1: leaves of 5 and 7, 3 draws each, and one leaf that counts in full."""
     keys = jax.random.split(jax.random.key(0), 4_000)
-    index, weight = jax.vmap(lambda k: meta.CoordinateSum(3)._draw([5, 2, 7], jnp.float64, k))(keys)
+    index, weight = jax.vmap(lambda k: meta.CoordinateSum(3).draw([5, 2, 7], jnp.float64, k))(keys)
     totals = np.bincount(np.asarray(index).ravel(), np.asarray(weight).ravel(), minlength=14) / len(keys)
     np.testing.assert_allclose(totals, np.ones(14), atol=0.1)  # 4 standard errors of a rare coordinate: 0.08
     np.testing.assert_array_equal(totals[5:7], 1.0)

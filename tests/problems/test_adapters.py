@@ -90,7 +90,7 @@ def test_init_and_apply_are_an_architecture(digits, key):
 )
 def test_networks_that_do_not_fit(digits, network, message):
     with pytest.raises(ValueError, match=message):
-        problems.Classifier(digits, network).init(jax.random.key(0))
+        problems.Classifier(digits, network, batch_size=None).init(jax.random.key(0))
 
 
 def squares(params, batch):

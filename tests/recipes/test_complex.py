@@ -44,7 +44,7 @@ def test_a_run_measures_its_distance_and_its_slope():
     distances = np.asarray(dirac.distances("simultaneous", 0.1, jnp.zeros(1, complex), jnp.asarray(1e-9), 5))
     expected = 1e-9 * math.sqrt(2) * math.sqrt(1.0025) ** np.arange(1, 6)
     np.testing.assert_allclose(distances[0], expected, rtol=1e-9)
-    assert dirac.slope(expected) == pytest.approx(math.sqrt(1.0025))
+    assert dirac.convergence_rate(expected) == pytest.approx(math.sqrt(1.0025))
 
 
 def test_evaluations_are_logarithms_of_the_tolerance():
