@@ -48,7 +48,7 @@ def convergence_rate(distances: Float[np.ndarray, "*runs times"], part: float = 
     over the last `part` of the times, by least squares."""
     late = np.log(tail(np.asarray(distances, np.float64), part))
     times = np.arange(late.shape[-1]) - (late.shape[-1] - 1) / 2
-    return np.exp(late @ times / (times @ times))
+    return np.asarray(np.exp(late @ times / (times @ times)))
 
 
 def _worst_if_failed(values: Float[np.ndarray, "*runs"], errors: Float[np.ndarray, "*runs"]) -> Measured:

@@ -142,7 +142,8 @@ class Trainer(eqx.Module):
         dynamic, static = eqx.partition((meta, state), eqx.is_array)
 
         def body(index, dynamic):
-            meta, state = self._update(*eqx.combine(dynamic, static), jax.random.fold_in(key, index))
+            meta, state = eqx.combine(dynamic, static)
+            meta, state = self._update(meta, state, jax.random.fold_in(key, index))
             meta, report = replicate(self.mesh, (meta, state.report))  # so that every process has all of it
             return eqx.filter((meta, eqx.tree_at(lambda s: s.report, state, report)), eqx.is_array)
 

@@ -1,6 +1,7 @@
 """A class-conditional convolutional GAN on small images, and the classifier-based scores of what it generates."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._checks import count
 from .._tree import common_dtype, default_float
 from ..data import Dataset
-from ..networks import Layer, convolve, draw_layer
+from ..networks import convolve, draw_layer
 from ._gan import AbstractGAN, AbstractGANLoss, Logits, as_gan_loss
 from ._supervised import check_dataset, draw_batch
 
@@ -180,7 +181,9 @@ class ImageGAN(AbstractGAN):
         return outputs[:, 0] + jnp.sum(outputs[:, 1:] * one_hot, axis=1)
 
 
-def _affine(x: Float[Array, "batch height width in"], layer: Layer, stride: int) -> Float[Array, "batch h w out"]:
+def _affine(
+    x: Float[Array, "batch height width in"], layer: dict[str, Any], stride: int
+) -> Float[Array, "batch h w out"]:
     return convolve(x, layer["weight"], stride) + layer["bias"][None, None, None, :]
 
 

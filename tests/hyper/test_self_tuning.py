@@ -223,7 +223,7 @@ class Regression(nx.AbstractNestedExamples):
 def regression():
     rng = np.random.default_rng(7)
     inputs = np.linalg.qr(rng.normal(size=(48, 3)))[0] * np.sqrt(48)
-    return Regression(*(jnp.asarray(x) for x in (inputs, inputs @ rng.normal(size=(3, 2)), np.ones((3, 2)))))
+    return Regression(jnp.asarray(inputs), jnp.asarray(inputs @ rng.normal(size=(3, 2))), jnp.ones((3, 2)))
 
 
 def exact_response(regression, made, located, factor):
@@ -316,8 +316,9 @@ def test_scale_zero_is_warned_of(classifier):
 
 
 def test_other_problems_are_told_what_to_do():
+    toy = data.Regression(jnp.ones((3, 2)), jnp.ones(3), "toy")
     with pytest.raises(ValueError, match=r"no `AbstractNestedExamples`. .*`Hypernetwork\(StructuredResponse\(\)\)`"):
-        SelfTuning().prepare(problems.NestedRegression(*[data.Regression(jnp.ones((3, 2)), jnp.ones(3), "toy")] * 2))
+        SelfTuning().prepare(problems.NestedRegression(toy, toy))
 
 
 def test_structured_response_needs_an_array_with_outputs():
