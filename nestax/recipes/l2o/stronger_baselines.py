@@ -117,7 +117,7 @@ RECIPE = Recipe(
     title="L2O-DM, RNNprop and L2O-Scale, with and without curriculum and imitation, on five problems",
     source=f"{SOURCE}, figures 2, 3, 5, 6 and 7",
     scales={
-        "smoke": Protocol(("rnnprop-cl-il",), {"digits": 20}, ("adam",), num_runs=1, shortened=True),
+        "smoke": Protocol(("l2o-dm-cl",), {"digits": 20}, ("adam",), num_runs=1, shortened=True),
         "laptop": Protocol(
             METHODS[:4], dict.fromkeys(MLPS, 10_000), ("sgd", "adam", "rmsprop"), rivals_on=MLPS[:1], num_runs=1
         ),
