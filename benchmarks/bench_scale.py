@@ -1,6 +1,6 @@
 """Strong scaling of meta-training over processes, one per core, against the bound of the same run; its all-reduce.
 
-    python -m benchmarks.bench_scale [--threads 2] [--json PATH] [--rounds 3]
+    python -m benchmarks.bench_scale --threads 2 [--json PATH] [--rounds 3]
 
 RNNprop on the MLP for scikit-learn's digits, 8 tasks, unrolls of 20 in runs of 100 steps, float32. In every round, in
 turns, each process on a core of its own:
@@ -42,6 +42,8 @@ def main():
         return
     args = _arguments.parse(__doc__, rounds=3)
     cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("This benchmark compares one core with several: pass `--threads 2`, or more.")
     share = TASKS // len(cores)
     found: dict[str, list[float]] = {}
     told: dict[str, list[float]] = {}
