@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import catalogue, data, guards, meta, networks, problems
 from ...evaluation import CLASSICAL, tune
-from .. import Metrics, Results, Trial, lines, measured
+from .. import Claim, Metrics, Recipe, Results, Trial, lines, measured
 from .._optimizees import look
 from .._training import shared_seed
 from .._zoo import ENTRIES, STRONGER, Entry, steps_of, train_entry
@@ -77,9 +77,6 @@ class Protocol:
     num_meta_seeds: int = 1  # trainings
     num_guarded: int = 1  # of these, how many are also run under the guard
     shortened: bool = False  # train for a few steps only, to see that it runs
-
-
-AXES = ("methods", "horizons", "classical", "rivals_on", "num_meta_seeds", "num_guarded")
 
 
 def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -193,6 +190,12 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
                 [mean(metrics, problem, method, m) for m in rows],
             )
     return {"comparison": lines(panels, ("steps", "ln loss, mean over runs"))}
+
+
+def recipe(name: str, title: str, source: str, scales: Mapping[str, Protocol], claims: tuple[Claim, ...]) -> Recipe:
+    """A recipe of these cells, measurements, tables and pictures."""
+    axes = ("methods", "horizons", "classical", "rivals_on", "num_meta_seeds", "num_guarded")
+    return Recipe(name, title, source, scales, claims, cells, measure, axes, summarize, tables, pictures)
 
 
 def mean(metrics: Metrics, problem: str, method: str, mark: int | str | None = None) -> float | None:

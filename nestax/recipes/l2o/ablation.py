@@ -1,7 +1,7 @@
 """What curriculum and imitation contribute to L2O-DM, each alone and both, beside training on longer runs."""
 
-from .. import Recipe, above, claims
-from ._stronger import AXES, CONVS, MLPS, SOURCE, Protocol, cells, lead, measure, pictures, summarize, tables
+from .. import above, claims
+from ._stronger import CONVS, MLPS, SOURCE, Protocol, lead, recipe
 
 METHODS = ("l2o-dm", "l2o-dm-aug", "l2o-dm-il", "l2o-dm-cl", "l2o-dm-cl-il")
 ALL = (*MLPS, *CONVS)
@@ -27,7 +27,7 @@ CLAIMS = claims(
 )
 
 LAPTOP = dict.fromkeys(MLPS, 10_000) | dict.fromkeys(CONVS, 1_000)
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/ablation",
     title="L2O-DM with curriculum, imitation, both, and longer training runs",
     source=f"{SOURCE}, figure 2",
@@ -36,11 +36,5 @@ RECIPE = Recipe(
         "laptop": Protocol(METHODS, LAPTOP, ()),
         "paper": Protocol(METHODS, dict.fromkeys(ALL, 10_000), (), num_runs=10, num_meta_seeds=3),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

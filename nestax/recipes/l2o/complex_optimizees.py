@@ -1,7 +1,7 @@
 """Optimizers trained on an MLP, on a cell of NAS-Bench-201 and on LeNet, both on CIFAR-10."""
 
-from .. import Metrics, Recipe, above, below, claims, measured
-from ._stronger import AXES, SOURCE, Protocol, cells, lead, mean, measure, pictures, summarize, tables
+from .. import Metrics, above, below, claims, measured
+from ._stronger import SOURCE, Protocol, lead, mean, recipe
 
 METHODS = ("l2o-dm", "l2o-dm-cl-il", "rnnprop-cl-il")
 NETWORKS = ("NAS-CIFAR", "LeNet")
@@ -28,7 +28,7 @@ CLAIMS = claims(
     },
 )
 
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/complex-optimizees",
     title="Learned optimizers on NAS-CIFAR and LeNet",
     source=f"{SOURCE}, figures 7c and 7d",
@@ -37,11 +37,5 @@ RECIPE = Recipe(
         "laptop": Protocol(METHODS, dict.fromkeys(NETWORKS, 500), ("adam",), num_runs=1),
         "paper": Protocol(METHODS, dict.fromkeys(NETWORKS, 10_000), tuning_seeds=3, num_runs=10, num_meta_seeds=3),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

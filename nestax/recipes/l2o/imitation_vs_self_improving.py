@@ -1,7 +1,7 @@
 """Imitation against self-improving, in which analytic optimizers take a share of the steps, for L2O-Scale."""
 
-from .. import Recipe, above, claims
-from ._stronger import AXES, SOURCE, Protocol, cells, lead, measure, pictures, summarize, tables
+from .. import above, claims
+from ._stronger import SOURCE, Protocol, lead, recipe
 
 METHODS = ("l2o-scale", "l2o-scale-self", "l2o-scale-il")
 _FEW = "trained on a smaller network, 1,000 steps"
@@ -18,7 +18,7 @@ CLAIMS = claims(
     },
 )
 
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/imitation-vs-self-improving",
     title="L2O-Scale with plain training, self-improving and imitation, on Conv-MNIST",
     source=f"{SOURCE}, figure 6",
@@ -27,11 +27,5 @@ RECIPE = Recipe(
         "laptop": Protocol(METHODS, {"Conv-MNIST": 1_000}, ()),
         "paper": Protocol(METHODS, {"Conv-MNIST": 10_000}, (), num_runs=10, num_meta_seeds=3),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

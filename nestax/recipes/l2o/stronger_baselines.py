@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .. import Metrics, Recipe, above, claims, measured
-from ._stronger import AXES, CONVS, MLPS, SOURCE, Protocol, cells, lead, mean, measure, pictures, summarize, tables
+from .. import Metrics, above, claims, measured
+from ._stronger import CONVS, MLPS, SOURCE, Protocol, lead, mean, recipe
 
 METHODS = ("rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il", "l2o-scale", "l2o-scale-cl-il")
 ALL = (*MLPS, *CONVS)
@@ -112,7 +112,7 @@ CLAIMS = claims(_ROWS, _BETTER) + claims(
     },
 )
 
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/stronger-baselines",
     title="L2O-DM, RNNprop and L2O-Scale, with and without curriculum and imitation, on five problems",
     source=f"{SOURCE}, figures 2, 3, 5, 6 and 7",
@@ -123,11 +123,5 @@ RECIPE = Recipe(
         ),
         "paper": Protocol(METHODS, dict.fromkeys(ALL, 10_000), tuning_seeds=3, num_runs=10, num_meta_seeds=3),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

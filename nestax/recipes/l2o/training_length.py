@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .. import Metrics, Recipe, above, claims, measured
-from ._stronger import AXES, SOURCE, Protocol, cells, mean, measure, pictures, summarize, tables
+from .. import Metrics, above, claims, measured
+from ._stronger import SOURCE, Protocol, mean, recipe
 
 METHODS = ("l2o-dm-100x100", "l2o-dm-100x400", "l2o-dm-1000x100", "l2o-dm-1000x400")
 _PAPER = tuple(f"l2o-dm-{h}x{n}" for h in (100, 200, 500, 1_000) for n in (1_000, 2_000, 5_000, 10_000))
@@ -42,7 +42,7 @@ CLAIMS = claims(
     {"C7": (_of(100), above(0.5), 0.1), "C7-long": (_more(100, 1_000), above(0), -0.1)},
 )
 
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/training-length",
     title="L2O-DM after more epochs of training, on short and on long runs",
     source=f"{SOURCE}, figure 4",
@@ -51,11 +51,5 @@ RECIPE = Recipe(
         "laptop": Protocol(METHODS, {"MLP-orig": 10_000}, ()),
         "paper": Protocol(_PAPER, {"MLP-orig": 10_000}, (), num_runs=10, num_meta_seeds=3),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=CLAIMS,
 )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .. import Metrics, Recipe, above, at_most, claims, measured
+from .. import Metrics, above, at_most, claims, measured
 from .._claims import Value
-from ._stronger import AXES, CONVS, GUARDED, MARKS, MLPS, Protocol, cells, lead, measure, pictures, summarize, tables
+from ._stronger import CONVS, GUARDED, MARKS, MLPS, Protocol, lead, recipe
 
 OURS = "rnnprop-mnist"
 SAFE = f"{OURS}{GUARDED}"
@@ -61,7 +61,7 @@ def _rows() -> tuple[str, dict[str, tuple[Value, object, object]]]:
     return "\n".join(rows), checks
 
 
-RECIPE = Recipe(
+RECIPE = recipe(
     name="l2o/transfer",
     title="A trained optimizer of the zoo against tuned rivals at equal steps, on five networks",
     source="none; the problems are those of Chen et al. (NeurIPS 2020)",
@@ -77,11 +77,5 @@ RECIPE = Recipe(
             num_guarded=5,
         ),
     },
-    axes=AXES,
-    cells=cells,
-    measure=measure,
-    summarize=summarize,
-    tables=tables,
-    pictures=pictures,
     claims=claims(*_rows()),
 )
