@@ -34,6 +34,7 @@ from ._recipe import (
     Recipe as Recipe,
     Results as Results,
     Trial as Trial,
+    by_key as by_key,
     first as first,
     gather as gather,
     grid as grid,

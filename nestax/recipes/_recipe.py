@@ -121,6 +121,16 @@ def gather(name: str, pick: Callable[[list[Any]], Any] = lambda seeds: seeds) ->
     return lambda results: {name: results.nested(pick)}
 
 
+def by_key(seeds: list[Any]) -> dict[str, Any]:
+    """Lists over seeds of every entry, also of dictionaries in them; of those that were measured, `{}` if none was."""
+
+    def gathered(values: list[Any]) -> Any:
+        return by_key(values) if isinstance(values[0], dict) else values
+
+    known = [one for one in seeds if "missing" not in one]
+    return {name: gathered([one[name] for one in known]) for name in (known[0] if known else ())}
+
+
 def first(seeds: list[Any]) -> Any:
     """The first entry; the only one of a cell that is measured once."""
     return seeds[0]

@@ -58,15 +58,10 @@ def distances(play: str, rate: float, momenta: Array, start: Array, num_steps: i
     return jax.vmap(run)(jnp.abs(momenta), jnp.angle(momenta))
 
 
-def _simultaneous(point, frequency, learning_rate):
-    return dynamics.momentum_rate(jax.lax.complex(0 * frequency, frequency), learning_rate, polar(*point))
-
-
-def _alternating(point, frequency, learning_rate):
-    return dynamics.alternating_momentum_rate(frequency, learning_rate, polar(*point))
-
-
-RATES = {"simultaneous": jax.jit(_simultaneous), "alternating": jax.jit(_alternating)}  # of (modulus, phase)
+RATES = {  # of (modulus, phase), frequency and learning rate
+    "simultaneous": jax.jit(lambda p, f, rate: dynamics.momentum_rate(jax.lax.complex(0 * f, f), rate, polar(*p))),
+    "alternating": jax.jit(lambda p, f, rate: dynamics.alternating_momentum_rate(f, rate, polar(*p))),
+}
 
 
 def optimum(play: str, frequency: float, learning_rate: float) -> dict[str, float]:

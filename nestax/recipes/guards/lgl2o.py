@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ... import catalogue, data, guards, learned, networks, optimizers, problems
 from ..._optimizer import AbstractOptimizer
-from .. import Metrics, Recipe, Results, Trial, lines
+from .. import Metrics, Recipe, Results, Trial, by_key, lines
 from .._training import Training, in_parts, shared_seed, train
 from ._claims import CLAIMS, never_worse
 
@@ -62,8 +62,7 @@ def _problem(name: str) -> problems.Classifier:
     if name == "mnist-mlp":  # the catalogue's has another initialization
         return problems.Classifier(data.mnist(), networks.MLP((20,), init_scale=None))
     problem = catalogue.by_name(name)
-    if not isinstance(problem, problems.Classifier):
-        raise ValueError(f"The rows of this recipe are classifiers; '{name}' is none.")
+    assert isinstance(problem, problems.Classifier)
     return problem
 
 
@@ -182,17 +181,9 @@ def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
 
 def summarize(results: Results) -> Metrics:
     """By row and method lists over seeds; and how often guards are no worse than the better constituent."""
-    rows = results.nested(_over_seeds)
+    rows = results.nested(by_key)
     lost = rows.pop("sweep", {}).get("lost", {})
     return {"rows": rows, "lost": {n: np.mean(values) for n, values in lost.items()}, "never_worse": never_worse(rows)}
-
-
-def _over_seeds(seeds: list[Any]) -> dict[str, Any]:
-    def gathered(values: list[Any]) -> Any:
-        return {k: [one[k] for one in values] for k in values[0]} if isinstance(values[0], dict) else values
-
-    known = [one for one in seeds if "missing" not in one]
-    return {name: gathered([one[name] for one in known]) for name in (known[0] if known else ())}
 
 
 def _rows_that_ran(metrics: Metrics) -> dict[str, Any]:
@@ -242,6 +233,7 @@ _PUBLISHED = (
     Row("cifar10-conv", 1_000_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
     Row("tiny-imagenet-conv", 100_000, 0.001, 20_000.0, FAR, learning_rate=0.3),
 )
+_LENGTHS = ((50_000, LONG, 3), (50_000, LONG, 3), (5_000, FEW, 2), (200, FEW, 2), (200, FEW, 2), (100, FEW, 2))
 _SMOKE = Row("circles-mlp", 200, 0.01, 50_000.0, ("sgdnm", "sgdnm-again", "lgl2o"), 1, checkpoints=1)
 _SHORT = Training("rnnprop-m-l2o", ((4, 1),), unroll=2)
 
@@ -252,13 +244,9 @@ RECIPE = Recipe(
     scales={
         "smoke": Protocol((_SMOKE,), _SHORT, _SHORT, "circles-mlp", "circles-mlp", num_marks=2),
         "laptop": Protocol(
-            (
-                Row("circles-mlp", 50_000, 0.01, 50_000.0, LONG, 3, checkpoints=50),
-                Row("spirals-mlp", 50_000, 0.01, 50_000.0, LONG, 3),
-                Row("mnist-mlp", 5_000, 0.001, 50_000.0, FEW, 2),
-                Row("mnist-conv", 200, 0.01, 20_000.0, FEW, 2, 0.3),
-                Row("cifar10-conv", 200, 0.001, 20_000.0, FEW, 2, 0.3),
-                Row("tiny-imagenet-conv", 100, 0.001, 20_000.0, FEW, 2, 0.3),
+            tuple(
+                dataclasses.replace(row, num_steps=num, methods=methods, num_seeds=num_seeds)
+                for row, (num, methods, num_seeds) in zip(_PUBLISHED, _LENGTHS)
             ),
             dataclasses.replace(ON_MNIST, schedule=((100, 400),)),
             dataclasses.replace(ON_CIFAR, schedule=((20, 100), (60, 30), (100, 30), (200, 20), (400, 10))),

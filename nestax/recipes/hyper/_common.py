@@ -57,11 +57,7 @@ def draw(dataset: data.Dataset, sizes: Sequence[int], seed: int) -> list[data.Da
 
 
 def retrained(
-    problem: problems.NestedClassifier,
-    hyperparameters: PyTree,
-    optimizer: AbstractOptimizer,
-    num_steps: int,
-    seed: int,
+    problem: problems.NestedClassifier, hyperparameters: PyTree, optimizer: AbstractOptimizer, num_steps: int, seed: int
 ) -> PyTree:
     """New weights, trained from their start under fixed hyperparameters."""
     inner = InnerProblem(problem, hyperparameters)

@@ -129,26 +129,21 @@ CLAIMS = claims(
     },
 )
 
+
+def _runs(num_valid: dict[str, int], num_steps: dict[Pace, int], num_seeds: int) -> tuple[Run, ...]:
+    """All data sets at all paces."""
+    pairs = [(name, pace) for name in num_valid for pace in num_steps]
+    return tuple(Run(name, pace, num_valid[name], num_steps[pace], num_seeds) for name, pace in pairs)
+
+
 RECIPE = Recipe(
     name="hyper/distillation",
     title="One distilled image per class, and what a classifier learns from them",
     source="Lorraine 2024, figure 3.6; Lorraine, Vicol, Duvenaud 2020, figure 5",
     scales={
         "smoke": Protocol((Run("digits", FOLLOWED, 50, 4, num_rivals=1),), retrain_steps=10),
-        "laptop": Protocol(
-            (
-                Run("mnist", PUBLISHED, 2_000, 3_000, 2),
-                Run("mnist", FOLLOWED, 2_000, 1_500, 2),
-                Run("cifar10", PUBLISHED, 300, 3_000, 2),
-                Run("cifar10", FOLLOWED, 300, 1_500, 2),
-            )
-        ),
-        "paper": Protocol(
-            (
-                *(Run("mnist", pace, 50_000, 10_000, 4) for pace in (PUBLISHED, FOLLOWED)),
-                *(Run("cifar10", pace, 300, 10_000, 4) for pace in (PUBLISHED, FOLLOWED)),
-            )
-        ),
+        "laptop": Protocol(_runs({"mnist": 2_000, "cifar10": 300}, {PUBLISHED: 3_000, FOLLOWED: 1_500}, 2)),
+        "paper": Protocol(_runs({"mnist": 50_000, "cifar10": 300}, dict.fromkeys((PUBLISHED, FOLLOWED), 10_000), 4)),
     },
     axes=("runs",),
     cells=lambda protocol: {f"{run.dataset}, {run.pace.name}": dataclasses.asdict(run) for run in protocol.runs},

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ... import data, hyper, hyperparameters, optimizers, problems
-from .. import Metrics, Recipe, Trial, above, at_most, claims, difference, gather, grid, measured
+from .. import Metrics, Recipe, Trial, above, at_most, by_key, claims, difference, gather, grid, measured
 from ._common import draw, load, logistic_regression, retrained, rmsprop, tuned
 
 FAMILIES = {"global": "all", "per weight": "weight"}
@@ -128,7 +128,7 @@ RECIPE = Recipe(
     axes=("sizes", "proportions"),
     cells=lambda p: grid(size=p.sizes, family=tuple(FAMILIES), proportion=p.proportions),
     measure=measure,
-    summarize=gather("accuracies", lambda seeds: {kind: [one[kind] for one in seeds] for kind in KINDS}),
+    summarize=gather("accuracies", by_key),
     tables=tables,
     claims=CLAIMS,
 )

@@ -11,7 +11,7 @@ from ... import evaluation, learned, measures, meta
 from ..._family import FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ..._problem import AbstractProblem
-from .. import Trial, lines
+from .. import Metrics, Trial, lines, measured
 from ._seesaw import for_run, settings
 
 NAMES = {
@@ -105,6 +105,27 @@ def trained(
 def both(values: list[float | None], form: str = ".0f", unit: float = 1.0) -> str:
     """Median and 90th percentile for a table; what is not reached is infinite."""
     return " / ".join("∞" if v is None else format(unit * v, form) for v in values)
+
+
+def tables(
+    title: str, tolerances: tuple[float, ...], row: Callable[[dict[str, Any], Any, Any], dict[str, Any]]
+) -> Callable[[Metrics], dict[str, Any]]:
+    """`tables`: a line per method, `row` of its result and of what it took to both tolerances, by family of games."""
+
+    def line(result: dict[str, Any]) -> dict[str, Any]:
+        cost = {"µs/step": 1e6 * result["seconds_per_step"], "tuned": best_of(result)}
+        return row(result, *(result["reach"][f"{t:g}"] for t in tolerances)) | cost
+
+    def table(methods: dict[str, Any]) -> dict[str, Any]:
+        return {NAMES[method]: line(result) for method, result in methods.items()}
+
+    return lambda metrics: {f"{name}{title}": table(methods) for name, methods in metrics["results"].items()}
+
+
+@measured
+def reach(metrics: Metrics, game: str, tolerance: str, cost: str, *methods: str) -> list[float | None]:
+    """The median cost of coming to stay within a distance on a family of games; `None` is never."""
+    return [metrics["results"][game][method]["reach"][tolerance][cost][0] for method in methods]
 
 
 def best_of(result: dict[str, Any]) -> str:

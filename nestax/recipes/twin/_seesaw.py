@@ -14,6 +14,7 @@ from ..._family import AbstractFamily, FromSampler, Instances
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import GameRuns, run_games
 from ...measures import success_rates
+from .. import Trial
 
 PAPER: dict[str, tuple[tuple[float | int, float | int], ...]] = {
     "paper, Twin": ((100, 100), (96.6, 89.6), (0, 17.4), (0, 16.0), (97.8, 96.2), (11.6, 31.4), (22.8, 71.6)),
@@ -65,18 +66,12 @@ def settings(
 
 
 def train_twin(
-    variant: str,
-    tasks: AbstractFamily,
-    seed: int,
-    how: Mapping[str, Any],
-    folder: Path,
-    progress: bool = False,
-    **changes: Any,
+    trial: Trial, variant: str, tasks: AbstractFamily, seed: int, how: Mapping[str, Any], folder: Path, **changes: Any
 ) -> meta.MetaTraining:
     """A `TwinLSTM` in a published variant, with `changes` of its arguments, trained with these settings."""
     key = jax.random.key(seed)
     optimizer = learned.TwinLSTM(**{**learned.PRESETS[variant].arguments, **changes}, key=key)
-    return meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=progress, **how)
+    return meta.train(optimizer, tasks, key=key, run=folder, resume=True, progress=trial.progress, **how)
 
 
 def fixed_instances(number: int, num: int, seed: int) -> Instances:

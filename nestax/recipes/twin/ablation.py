@@ -42,7 +42,7 @@ def measure(trial: Trial, recipe: str, sharing: str) -> dict[str, Any]:
     else:
         tasks, variant, changes = seesaw(p.number), "twin", {}
         how = settings(meta.twin_training(), (100, p.default_epochs), p.num_tasks, 5, horizon=p.num_steps, num_runs=64)
-    trained = train_twin(variant, tasks, trial.seed, how, trial.folder, trial.progress, sharing=sharing, **changes)
+    trained = train_twin(trial, variant, tasks, trial.seed, how, trial.folder, sharing=sharing, **changes)
     runs = test_runs(trained.optimizer, p.number, p, trial.run_seed)
     last = np.where(np.isfinite(runs.distances[..., -1, :]), runs.distances[..., -1, :], np.inf).mean(axis=(0, 1))
     return {**rates(runs), "mean_x": last[0], "mean_y": last[1]}
@@ -101,11 +101,7 @@ RECIPE = Recipe(
         "paper": Protocol(hidden_sizes=(50, 50), release_epochs=200, release_rate=1e-4, default_epochs=60, num_seeds=8),
     },
     axes=("recipes", "modes"),
-    cells=lambda protocol: {
-        f"{recipe}, {mode}": {"recipe": recipe, "sharing": mode}
-        for recipe in protocol.recipes
-        for mode in protocol.modes
-    },
+    cells=lambda p: {f"{how}, {mode}": {"recipe": how, "sharing": mode} for how in p.recipes for mode in p.modes},
     measure=measure,
     summarize=gather("rows"),
     tables=by_seed("Mean distances after the last step (x, y) and SR1/SR2 in percent, per seed", text),

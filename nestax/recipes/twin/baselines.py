@@ -7,7 +7,7 @@ from typing import Any
 from ... import catalogue, evaluation, problems
 from ..._problem import AbstractProblem
 from .. import Metrics, Recipe, Trial, at, below, claims, first_is_least, gather, measured, values
-from ._compare import NAMES, best_of, both, contest, distances, trained
+from ._compare import both, contest, distances, reach, tables, trained
 
 GAMES: dict[str, Callable[..., AbstractProblem]] = {
     "rotated saddle": problems.RotatedSaddle.random,
@@ -70,25 +70,20 @@ def median(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     return ordered[len(ordered) // 2] | {"all_tails": [one[end] for one in ordered]}
 
 
-def tables(metrics: Metrics) -> dict[str, Any]:
-    def row(result: dict[str, Any]) -> dict[str, Any]:
-        near, precise = (result["reach"][f"{t:g}"] for t in TOLERANCES)
-        return {
-            "distance at the end, geometric mean": result.get("all_tails", [result["tail_geometric_mean"]]),
-            "mean": "∞" if result["tail_mean"] is None else result["tail_mean"],
-            **{name.upper(): "{rate:g} {interval}".format(**result[name]) for name in ("sr1", "sr2")},
-            "steps to 0.01": both(near["iterations"]),
-            "to 1e-6": both(precise["iterations"]),
-            **{f"{cost} to 1e-6": both(precise[cost]) for cost in ("gradients", "resolvents")},
-            "µs/step": 1e6 * result["seconds_per_step"],
-            "tuned": best_of(result),
-        }
+TITLE = (
+    ": the last fifth of the runs; success rates in % [95 % interval]; median / 90th percentile of what is needed to "
+    "stay below a distance; learned: the median training, of two the worse, and of the first column all; *: at an edge"
+)
 
+
+def row(result: dict[str, Any], near: dict[str, Any], precise: dict[str, Any]) -> dict[str, Any]:
     return {
-        f"{name}: the last fifth of the runs; success rates in % [95 % interval]; median / 90th percentile of what is "
-        "needed to stay below a distance; learned: the median training, of two the worse, and of the first column all; "
-        "*: at an edge": {NAMES[method]: row(result) for method, result in methods.items()}
-        for name, methods in metrics["results"].items()
+        "distance at the end, geometric mean": result.get("all_tails", [result["tail_geometric_mean"]]),
+        "mean": "∞" if result["tail_mean"] is None else result["tail_mean"],
+        **{name.upper(): "{rate:g} {interval}".format(**result[name]) for name in ("sr1", "sr2")},
+        "steps to 0.01": both(near["iterations"]),
+        "to 1e-6": both(precise["iterations"]),
+        **{f"{cost} to 1e-6": both(precise[cost]) for cost in ("gradients", "resolvents")},
     }
 
 
@@ -100,12 +95,7 @@ def tails(metrics: Metrics, game: str, ours: str, *others: str) -> list[float | 
     return [found[ours], min((v for v in rivals if v is not None), default=None)]
 
 
-@measured
-def gradients(metrics: Metrics, *methods: str) -> list[float | None]:
-    """Gradients until the distance stays below 1e-6 on the rotated saddle, medians over runs; `None` is never."""
-    return [metrics["results"]["rotated saddle"][name]["reach"]["1e-06"]["gradients"][0] for name in methods]
-
-
+PRECISE = ("rotated saddle", "1e-06", "gradients")
 GDA = [at("results", "seesaw", name, "sr1", "rate") for name in ("gda", "alternating-gda")]
 CLAIMS = claims(
     """
@@ -129,8 +119,8 @@ CLAIMS = claims(
         | GDA cycles | SR1 in %, of both; the tuned step size is the smallest of the grid, with which they hardly move
     """,
     {
-        "B1": (gradients("ogda", "gda", "anchoring", "k-beam"), first_is_least(), [44.0, 38.0, 50.0, 90.0]),
-        "B2": (gradients("ogda", "twin"), first_is_least(), [38.0, 26.0]),
+        "B1": (reach(*PRECISE, "ogda", "gda", "anchoring", "k-beam"), first_is_least(), [44.0, 38.0, 50.0, 90.0]),
+        "B2": (reach(*PRECISE, "ogda", "twin"), first_is_least(), [38.0, 26.0]),
         "B3": (tails("matrix game", "twin", *CLASSICAL), first_is_least(), [0.1, 1e-9]),
         "B4": (tails("matrix game", "krylov", *CLASSICAL), first_is_least(), [0.1, 1e-9]),
         "B5": (tails("seesaw", "twin", *CLASSICAL), first_is_least(10, strictly=False), [1e-9, 5e-9]),
@@ -152,7 +142,7 @@ RECIPE = Recipe(
     cells=cells,
     measure=measure,
     summarize=gather("results", median),
-    tables=tables,
+    tables=tables(TITLE, TOLERANCES, row),
     pictures=distances("baselines", floor=1e-12),
     digits=5,
     claims=CLAIMS,

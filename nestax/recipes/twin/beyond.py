@@ -113,7 +113,7 @@ def learn(trial: Trial, method: str, memory: int, s: int | None) -> AbstractOpti
     if method == "TwinLSTM":
         how = settings(meta.twin_training(), (100, p.twin_epochs), 128, 10, score=score, num_runs=64)
         tasks = FromSampler(BilinearGame.random)
-        return trial.once(method, lambda folder: train_twin("twin", tasks, seed, how, folder, progress).optimizer)
+        return trial.once(method, lambda folder: train_twin(trial, "twin", tasks, seed, how, folder).optimizer)
     key = jax.random.key(seed + (s or 0))
     optimizer = learned.TwinKrylov(memory=memory, key=key)
     if s is None:

@@ -69,7 +69,7 @@ def measure(trial: Trial, variant: str) -> dict[str, Any]:
     how |= {"unroll": p.unroll, "meta_loss": objective, "meta_optimizer": optax.adam(p.learning_rate)}
     tasks = fixed_instances(p.number, p.num_tasks, trial.seed)
     arguments = {"hidden_sizes": p.hidden_sizes, **changes}
-    trained = train_twin("twin-paper", tasks, trial.seed, how, trial.folder, trial.progress, **arguments)
+    trained = train_twin(trial, "twin-paper", tasks, trial.seed, how, trial.folder, **arguments)
     which = {"selected": trained.optimizer, "last": trained.last}
     tested_ones = {name: tested(optimizer, p, trial.run_seed) for name, optimizer in which.items()}
     return {**tested_ones, "skipped": trained.num_skipped}

@@ -70,7 +70,7 @@ def published(trial: Trial, how: str, seed: int, number: int) -> Any:
     if how == "Enhanced":
         training["curriculum"] = meta.InstanceCurriculum(growth=p.curriculum_growth)
     tasks = fixed_instances(number, p.num_tasks, seed)
-    return train_twin(variant, tasks, seed, training, trial.folder, trial.progress).optimizer
+    return train_twin(trial, variant, tasks, seed, training, trial.folder).optimizer
 
 
 def default(trial: Trial, seed: int) -> tuple[Any, list[float]]:
@@ -79,9 +79,7 @@ def default(trial: Trial, seed: int) -> tuple[Any, list[float]]:
     validation = {"horizon": p.num_steps, "num_runs": p.validation_runs}
     how = settings(meta.twin_training(), (100, p.epochs), p.num_tasks, 10, **validation)
     tasks = meta.RandomGameScale(seesaw(p.train_range))
-    trained = [
-        train_twin("twin", tasks, 100 * seed + i, how, trial.folder / f"{i}", trial.progress) for i in range(p.restarts)
-    ]
+    trained = [train_twin(trial, "twin", tasks, 100 * seed + i, how, trial.folder / f"{i}") for i in range(p.restarts)]
     scores = [min(r["validation"] for r in t.history if r.get("validation") is not None) for t in trained]
     best = trained[int(np.argmin(scores))].optimizer
     learned.save(trial.folder / "twin.safetensors", best)
