@@ -1,5 +1,6 @@
 """L2O-Scale: the hierarchical recurrent optimizer of Wichrowska et al. (2017)."""
 
+import itertools
 import math
 from typing import Any
 
@@ -19,14 +20,15 @@ from ._hierarchical_network import Direction, HierarchicalNetwork
 _BOUND = 33.0  # of logarithms of step lengths
 
 
-class TensorState(eqx.Module):
-    """State of one tensor with n coordinates.
+class HierarchicalState(eqx.Module):
+    """State of a `HierarchicalRNN`: that of the n coordinates of all tensors, one tensor after the other, and above.
 
     - `hidden`: of the cell of every coordinate.
     - `scale_decay`, `input_decay`: decays of the next step.
     - `log_rate`: logarithms of the step lengths.
     - `means`, `squares`: running means of the gradient, and of their squares, at every time scale.
-    - `summary`: hidden state of the tensor's own cell.
+    - `summaries`: hidden states of the cells of the tensors.
+    - `overall`: hidden state of the cell over all tensors.
     """
 
     hidden: Float[Array, "hidden n"]
@@ -35,18 +37,12 @@ class TensorState(eqx.Module):
     log_rate: Float[Array, " n"]
     means: Float[Array, "scales n"]
     squares: Float[Array, "scales n"]
-    summary: Float[Array, "tensor_hidden 1"]
-
-
-class HierarchicalState(eqx.Module):
-    """State of a `HierarchicalRNN`: that of every tensor, and the hidden state of the cell over all of them."""
-
-    tensors: tuple[TensorState, ...]
+    summaries: Float[Array, "tensor_hidden tensors"]
     overall: Float[Array, "overall_hidden 1"]
 
 
 class _Move(eqx.Module):
-    """A step of one tensor before it is taken: the network's outputs."""
+    """A step before it is taken: the network's outputs for the coordinates of all tensors."""
 
     hidden: Float[Array, "hidden n"]
     scaled: Float[Array, "scales n"]
@@ -155,19 +151,25 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         dtype = common_dtype(params, jnp.float32)
         network = self._cast(dtype)
         low, high = (math.log(rate) / 2 for rate in self.rates)
-        tensors = []
+        rates = []
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
             own_key, shared_key = jax.random.split(k)
             # drawn in float32, so that a seed means the same in every precision
-            log_rate = jax.random.uniform(own_key, (leaf.size,), jnp.float32, low, high)
-            log_rate = (log_rate + jax.random.uniform(shared_key, (), jnp.float32, low, high)).astype(dtype)
-            hidden = jnp.broadcast_to(network.coordinate_start[:, None], (self.hidden_sizes[0], leaf.size))
-            # buffers of their own, so that the state can be donated
-            (first, second), sizes = (jnp.zeros(leaf.size, dtype) for _ in range(2)), (self.num_scales, leaf.size)
-            scales, squares = (jnp.zeros(sizes, dtype) for _ in range(2))
-            log_rate, start = jnp.clip(log_rate, -_BOUND, _BOUND), jnp.array(network.tensor_start[:, None])
-            tensors.append(TensorState(jnp.array(hidden), first, second, log_rate, scales, squares, start))
-        return HierarchicalState(tuple(tensors), jnp.array(network.overall_start[:, None]))
+            rate = jax.random.uniform(own_key, (leaf.size,), jnp.float32, low, high)
+            rates.append((rate + jax.random.uniform(shared_key, (), jnp.float32, low, high)).astype(dtype))
+        log_rate = jnp.clip(jnp.concatenate(rates), -_BOUND, _BOUND)
+        # buffers of their own, so that the state can be donated
+        (first, second), sizes = (jnp.zeros(log_rate.size, dtype) for _ in range(2)), (self.num_scales, log_rate.size)
+        means, squares = (jnp.zeros(sizes, dtype) for _ in range(2))
+        hidden, summaries, overall = (
+            jnp.tile(start[:, None], num)
+            for start, num in (
+                (network.coordinate_start, log_rate.size),
+                (network.tensor_start, len(leaves)),
+                (network.overall_start, 1),
+            )
+        )
+        return HierarchicalState(hidden, first, second, log_rate, means, squares, summaries, overall)
 
     def exact(self) -> "HierarchicalRNN":
         return with_static(self, second_derivatives=True)
@@ -177,27 +179,23 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
     ) -> tuple[PyTree, HierarchicalState]:
         del extra
         check_same_structure(gradients, params, "gradients")
-        moves, state = self.moves(gradients, state)
-        offset = self.network.offset
-        steps = [-jnp.exp(move.log_rate + offset.astype(move.log_rate.dtype)) * move.direction for move in moves]
-        return _like(steps, params), state
+        move, state = self.move(gradients, state)
+        return _like(
+            -jnp.exp(move.log_rate + self.network.offset.astype(move.log_rate.dtype)) * move.direction, params
+        ), state
 
-    def moves(self, gradients: PyTree, state: HierarchicalState) -> tuple[list[_Move], HierarchicalState]:
-        """The network's outputs for every tensor, and the next state."""
+    def move(self, gradients: PyTree, state: HierarchicalState) -> tuple[_Move, HierarchicalState]:
+        """The network's outputs, and the next state."""
         dtype = common_dtype(gradients, jnp.float32)
-        network = self._cast(dtype)
-        flat = [x.astype(dtype).ravel() for x in jax.tree.leaves(gradients)]
-        flat = flat if self.second_derivatives else jax.lax.stop_gradient(flat)
-        everywhere = jnp.concatenate([tensor.log_rate for tensor in state.tensors]).mean()
-        moves, tensors = [], []
-        for gradient, tensor in zip(flat, state.tensors):
-            mean = tensor.log_rate.mean() if self.own_rate_mean else everywhere
-            move, new = _advance(network, gradient, tensor, state.overall, mean)
-            moves.append(move)
-            tensors.append(new)
-        read = tensors[-1:] if self.last_tensor_only else tensors
-        summary = jnp.mean(jnp.stack([tensor.summary for tensor in read]), axis=0)
-        return moves, HierarchicalState(tuple(tensors), network.overall(summary, state.overall))
+        leaves, network = jax.tree.leaves(gradients), self._cast(dtype)
+        gradient = jnp.concatenate([x.astype(dtype).ravel() for x in leaves])
+        gradient = gradient if self.second_derivatives else jax.lax.stop_gradient(gradient)
+        sizes = [x.size for x in leaves]
+        if self.own_rate_mean:
+            mean_log_rate = _spread(_means(state.log_rate[None], sizes), sizes)[0]
+        else:
+            mean_log_rate = state.log_rate.mean()
+        return _advance(network, gradient, state, mean_log_rate, sizes, slice(-1 if self.last_tensor_only else 0, None))
 
     def _cast(self, dtype: Any) -> HierarchicalNetwork:
         return jax.tree.map(lambda x: x.astype(dtype), self.network)
@@ -206,11 +204,13 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
 def _advance(
     network: HierarchicalNetwork,
     gradient: Float[Array, " n"],
-    old: TensorState,
-    overall: Float[Array, "overall_hidden 1"],
-    mean_log_rate: Float[Array, ""],
-) -> tuple[_Move, TensorState]:
-    """One step of one tensor."""
+    old: HierarchicalState,
+    mean_log_rate: Float[Array, "*n"],
+    sizes: list[int],
+    read: slice,
+) -> tuple[_Move, HierarchicalState]:
+    """One step of all tensors, of so many coordinates each. Coordinatewise operations are on all of them at once: a
+    program with a copy per tensor takes as many times longer to compile."""
     decays = [old.input_decay]
     while len(decays) < old.means.shape[0]:
         decays.append(_root(decays[-1]))  # twice the time scale
@@ -227,24 +227,42 @@ def _advance(
         [scaled, scaled[:-1] * scaled[1:], logs - logs.mean(axis=0, keepdims=True), relative_rate]
     )
 
-    bias = network.tensor_to_coordinate(old.summary) + network.overall_to_coordinate(overall)
-    hidden = network.coordinate(features, old.hidden, bias)
-    row = jnp.concatenate([hidden, features]).mean(axis=1, keepdims=True)
-    summary = network.tensor(row, old.summary, network.overall_to_tensor(overall))
+    bias = network.tensor_to_coordinate(old.summaries) + network.overall_to_coordinate(old.overall)
+    hidden = network.coordinate(features, old.hidden, _spread(bias, sizes))
+    rows = _means(jnp.concatenate([hidden, features]), sizes)
+    summaries = network.tensor(rows, old.summaries, network.overall_to_tensor(old.overall))
+    overall = network.overall(summaries[:, read].mean(axis=1, keepdims=True), old.overall)
 
     wanted = old.log_rate + network.log_rate(hidden)
     wanted = wanted + jax.lax.stop_gradient(jnp.clip(wanted, -_BOUND, _BOUND) - wanted)  # clipped in value alone
     inertia = jax.nn.sigmoid(network.inertia)
-    new = TensorState(
+    new = HierarchicalState(
         hidden,
         jax.nn.sigmoid(network.scale_decay(hidden)),
         jax.nn.sigmoid(network.input_decay(hidden)),
         inertia * old.log_rate + (1 - inertia) * wanted,
         means,
         squares,
-        summary,
+        summaries,
+        overall,
     )
-    return _Move(hidden, scaled, network.direction(hidden, scaled), wanted), new
+    return _Move(hidden, scaled, _unit(network.direction(hidden, scaled), sizes), wanted), new
+
+
+def _means(x: Float[Array, "rows n"], sizes: list[int]) -> Float[Array, "rows tensors"]:
+    """The mean over every tensor."""
+    ends = list(itertools.accumulate(sizes))
+    return jnp.stack([x[:, end - size : end].mean(axis=1) for size, end in zip(sizes, ends)], axis=1)
+
+
+def _spread(x: Float[Array, "rows tensors"], sizes: list[int]) -> Float[Array, "rows n"]:
+    """What every tensor has, for each of its coordinates."""
+    return jnp.concatenate([jnp.broadcast_to(x[:, i, None], (len(x), size)) for i, size in enumerate(sizes)], axis=1)
+
+
+def _unit(d: Float[Array, " n"], sizes: list[int]) -> Float[Array, " n"]:
+    """With unit root mean square over every tensor."""
+    return d / _spread(jnp.sqrt(_means((d**2)[None], sizes) + 1e-16), sizes)[0]
 
 
 def _root(x: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -252,9 +270,10 @@ def _root(x: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
-def _like(flat: list[Float[Array, " _"]], like: PyTree) -> PyTree:
+def _like(flat: Float[Array, " n"], like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
-    pieces = [x.reshape(leaf.shape).astype(leaf.dtype) for x, leaf in zip(flat, leaves)]
+    ends = itertools.accumulate(leaf.size for leaf in leaves)
+    pieces = [flat[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype) for leaf, end in zip(leaves, ends)]
     return jax.tree.unflatten(structure, pieces)
 
 
@@ -310,13 +329,10 @@ class AttendedHierarchicalRNN(AbstractLearnedOptimizer):
         sample = jax.tree.map(lambda x: x[0], samples)
         losses = jnp.stack(evaluate_losses(problem, players, sample))
         _, gradients = joint_gradient(problem, state.attended, sample)
-        moves, inner = self.rnn.moves(gradients, state.inner)
-        steps, looks = [], []
-        for move in moves:
-            dtype = move.log_rate.dtype
-            attention = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), self.attention)
-            steps.append(-jnp.exp(move.log_rate + self.rnn.network.offset.astype(dtype)) * move.direction)
-            looks.append(-jnp.exp(move.log_rate) * attention(move.hidden, move.scaled))
-        attended = apply_updates(players, _like(looks, players))
-        players = apply_updates(players, _like(steps, players))
+        move, inner = self.rnn.move(gradients, state.inner)
+        network, attention = jax.tree.map(lambda x: x.astype(move.log_rate.dtype), (self.rnn.network, self.attention))
+        look = _unit(attention(move.hidden, move.scaled), [x.size for x in jax.tree.leaves(players)])
+        attended = apply_updates(players, _like(-jnp.exp(move.log_rate) * look, players))
+        step = -jnp.exp(move.log_rate + network.offset) * move.direction
+        players = apply_updates(players, _like(step, players))
         return players, AttendedState(inner, attended), StepInfo(losses, Cost(gradients=1, losses=1))

@@ -83,14 +83,13 @@ class Readout(eqx.Module):
 
 
 class Direction(eqx.Module):
-    """A direction of unit root mean square over a tensor, from hidden states and scaled gradients."""
+    """A direction, from hidden states and scaled gradients; its length is not yet that of the step."""
 
     weight: Float[Array, " hidden"]
     shortcut: Float[Array, " scales"]
 
     def __call__(self, h: Float[Array, "hidden n"], scaled: Float[Array, "scales n"]) -> Float[Array, " n"]:
-        d = self.weight @ h + self.shortcut @ scaled
-        return d / jnp.sqrt(jnp.mean(d**2) + 1e-16)
+        return self.weight @ h + self.shortcut @ scaled
 
 
 class HierarchicalNetwork(eqx.Module):

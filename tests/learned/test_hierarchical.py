@@ -43,6 +43,10 @@ def test_meta_parameter_counts_are_the_published_ones(key):
     assert [sum(x.size for x in jax.tree.leaves(o)) for o in shapes] == [8_349, 8_363]  # all leaves are trained
 
 
+def by_tensor(x):
+    return np.split(np.asarray(x), [6], axis=-1)  # of the coordinates of `PARAMS`
+
+
 # The formulas once more, in NumPy, one tensor after the other, coordinates as rows.
 
 
@@ -99,15 +103,15 @@ def test_three_steps_against_numpy(quirk, own, key):
     net, state = optimizer.network, optimizer.init(PROBLEM, PARAMS, key)
     tensors = [
         {
-            "h0": np.tile(net.coordinate_start, (t.log_rate.size, 1)),
+            "h0": np.tile(net.coordinate_start, (rate.size, 1)),
             "h1": np.asarray(net.tensor_start)[None],
-            "log_rate": np.asarray(t.log_rate),
-            "d": np.zeros(t.log_rate.size),
-            "s": np.zeros(t.log_rate.size),
-            "gbar": [np.zeros(t.log_rate.size) for _ in range(4)],
-            "ms": [np.zeros(t.log_rate.size) for _ in range(4)],
+            "log_rate": rate,
+            "d": np.zeros(rate.size),
+            "s": np.zeros(rate.size),
+            "gbar": [np.zeros(rate.size) for _ in range(4)],
+            "ms": [np.zeros(rate.size) for _ in range(4)],
         }
-        for t in state.tensors
+        for rate in by_tensor(state.log_rate)
     ]
     h2 = np.asarray(net.overall_start)[None]
     update = eqx.filter_jit(HierarchicalRNN.update)
@@ -131,17 +135,17 @@ def test_the_first_step_is_a_sign_step(key):
     where = lambda o: (o.network.direction.weight, o.network.direction.shortcut)  # noqa: E731
     optimizer = eqx.tree_at(where, optimizer, (jnp.zeros(10), jnp.full(4, 0.25)))
     state = optimizer.init(PROBLEM, PARAMS, key)
-    moves, _ = eqx.filter_jit(HierarchicalRNN.moves)(optimizer, gradients(0), state)
+    move, _ = eqx.filter_jit(HierarchicalRNN.move)(optimizer, gradients(0), state)
     updates, _ = eqx.filter_jit(HierarchicalRNN.update)(optimizer, gradients(0), state, PARAMS)
     flat = [np.ravel(x) for x in jax.tree.leaves(gradients(0))]
-    for move, update, tensor, g in zip(moves, jax.tree.leaves(updates), state.tensors, flat):
-        np.testing.assert_allclose(move.scaled, np.tile(np.arcsinh(np.sign(g)), (4, 1)), rtol=1e-9)
-        np.testing.assert_allclose(np.ravel(update), -np.sign(g) * np.exp(tensor.log_rate - 1), rtol=1e-9)
-        assert tensor.log_rate.min() >= np.log(1e-6)
-        assert tensor.log_rate.max() <= np.log(1e-2)
-    assert not np.allclose(state.tensors[0].log_rate, optimizer.init_update(PARAMS).tensors[0].log_rate)
+    np.testing.assert_allclose(move.scaled, np.tile(np.arcsinh(np.sign(np.concatenate(flat))), (4, 1)), rtol=1e-9)
+    for update, rate, g in zip(jax.tree.leaves(updates), by_tensor(state.log_rate), flat):
+        np.testing.assert_allclose(np.ravel(update), -np.sign(g) * np.exp(rate - 1), rtol=1e-9)
+    assert state.log_rate.min() >= np.log(1e-6)
+    assert state.log_rate.max() <= np.log(1e-2)
+    assert not np.allclose(state.log_rate, optimizer.init_update(PARAMS).log_rate)
     constant = draw(key, rates=(1e-3, 1e-3)).init(PROBLEM, PARAMS, key)
-    np.testing.assert_allclose(constant.tensors[0].log_rate, np.log(1e-3), rtol=1e-7)  # drawn in float32
+    np.testing.assert_allclose(constant.log_rate, np.log(1e-3), rtol=1e-7)  # drawn in float32
 
 
 def test_scale_of_the_loss_and_order_of_coordinates_do_not_matter(key):
@@ -154,7 +158,7 @@ def test_scale_of_the_loss_and_order_of_coordinates_do_not_matter(key):
 
     state = optimizer.init(PROBLEM, PARAMS, key)
     columns = jnp.arange(6).reshape(2, 3)[:, order].ravel()
-    turned = eqx.tree_at(lambda s: s.tensors[0].log_rate, state, state.tensors[0].log_rate[columns])
+    turned = eqx.tree_at(lambda s: s.log_rate, state, state.log_rate.at[:6].set(state.log_rate[columns]))
     scaled = state
     for step in range(3):
         g = gradients(step)
@@ -171,16 +175,16 @@ def test_attention_takes_gradients_at_its_own_point(key):
     players = (jnp.array([0.4, -0.2]),)
     state, rnn = optimizer.init(problem, players, key), optimizer.rnn
     inner, psi = state.inner, players
-    advance, step_of = eqx.filter_jit(HierarchicalRNN.moves), eqx.filter_jit(AttendedHierarchicalRNN.step)
+    advance, step_of = eqx.filter_jit(HierarchicalRNN.move), eqx.filter_jit(AttendedHierarchicalRNN.step)
     for _ in range(2):
         before = players
-        moves, inner = advance(rnn, (problem.curvature * psi[0],), inner)
-        rate = np.exp(moves[0].log_rate)
-        d = optimizer.attention.weight @ moves[0].hidden + optimizer.attention.shortcut @ moves[0].scaled
+        move, inner = advance(rnn, (problem.curvature * psi[0],), inner)
+        rate = np.exp(move.log_rate)
+        d = optimizer.attention.weight @ move.hidden + optimizer.attention.shortcut @ move.scaled
         psi = (before[0] - rate * d / np.sqrt(np.mean(d**2) + 1e-16),)
         players, state, info = step_of(optimizer, problem, before, state, None)
         np.testing.assert_allclose(state.attended[0], psi[0], rtol=1e-9)
-        step = rate * np.exp(float(rnn.network.offset)) * moves[0].direction
+        step = rate * np.exp(float(rnn.network.offset)) * move.direction
         np.testing.assert_allclose(players[0], before[0] - step, rtol=1e-9)
         np.testing.assert_allclose(info.losses, problem.losses(before, None), rtol=1e-12)
     assert (int(info.cost.gradients), int(info.cost.losses)) == (1, 1)
@@ -212,12 +216,12 @@ def test_the_meta_gradient_is_finite_differences(cls, key):
 def test_step_lengths_are_clipped_in_value_alone(key):
     optimizer = small(key)
     state = optimizer.init(PROBLEM, PARAMS, key)
-    state = eqx.tree_at(lambda s: s.tensors[1].log_rate, state, jnp.full(2, 50.0))
+    state = eqx.tree_at(lambda s: s.log_rate, state, state.log_rate.at[6:].set(50.0))
 
     @jax.jit
     def rate(bias):
         o = eqx.tree_at(lambda o: o.network.log_rate.bias, optimizer, bias)
-        return o.moves(gradients(0), state)[0][1].log_rate[0]
+        return o.move(gradients(0), state)[0].log_rate[6]
 
     value, slope = jax.value_and_grad(rate)(jnp.array(0.0))
     np.testing.assert_allclose([value, slope], [33.0, 1.0], rtol=1e-9)
