@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from . import compiling  # noqa: F401 (first: its flags are read when JAX starts)
+from . import compiling  # first: its flags are read when JAX starts
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -22,6 +22,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 # No compilation cache on disk: a test must see the code that it compiles, and a stale entry would hide a retrace.
 
 jaxtyping.install_import_hook("nestax", "beartype.beartype")  # before anything imports nestax
+compiling.share_contexts()
+
+
+def pytest_collection_finish():
+    compiling.collect_less_garbage()
 
 
 MANY_MAPS = 15_000  # of the 65,530 memory maps that Linux allows a process, of which every compiled program takes some

@@ -1,6 +1,6 @@
 """Runs every example of the documentation with JAX's default settings, as a reader would.
 
-    python tests/docs/run_documentation.py REPORT.json
+    python -m tests.docs.run_documentation REPORT.json [PART PARTS]
 
 Started by `test_docs.py` in one process of its own, since the other tests run under stricter settings. Run are
 
@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests import compiling
+
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -42,7 +44,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "train_and_use.py": {"epochs": 1, "steps": 100, "seeds": 5, "rivals": ("adam",)},
 }
 # Trainings on the pages are of a length that teaches something; here they are cut, and nothing else is changed.
-SHORTER = {"schedule=[(100, 100)]": "schedule=[(20, 2)]", "num_steps=500": "num_steps=100"}
+SHORTER = {
+    "schedule=[(100, 100)]": "schedule=[(20, 2)]",
+    "num_steps=500": "num_steps=100",
+    "num_outer_steps=1_000": "num_outer_steps=20",
+}
 
 Job = tuple[str, Callable[[], None]]
 
@@ -107,10 +113,12 @@ def jobs() -> Iterator[Job]:
         yield str(path.relative_to(ROOT)), lambda path=path: run_example(path)
 
 
-def main(report: Path) -> None:
+def main(report: Path, part: int = 0, parts: int = 1) -> None:
+    compiling.share_contexts()
+    compiling.collect_less_garbage()
     results = []
-    for name, run in jobs():
-        started, error, output = time.perf_counter(), None, io.StringIO()
+    for name, run in list(jobs())[part::parts]:
+        started, error, output = time.process_time(), None, io.StringIO()
         with tempfile.TemporaryDirectory() as folder:  # examples write to where they are
             os.chdir(folder)
             try:
@@ -119,9 +127,9 @@ def main(report: Path) -> None:
             except Exception:
                 error = traceback.format_exc()
             os.chdir(ROOT)
-        results.append({"name": name, "seconds": round(time.perf_counter() - started, 2), "error": error})
+        results.append({"name": name, "seconds": round(time.process_time() - started, 2), "error": error})
     report.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:]))

@@ -37,9 +37,13 @@ def generator():
     return module
 
 
+PARTS = 4
+
+
 @pytest.mark.documentation
-def test_all_examples_run(tmp_path):
-    """One process for all: pages, docstrings and `examples/`, with the settings that a reader has."""
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_examples_run(part, tmp_path):
+    """Pages, docstrings and `examples/`, with the settings that a reader has, in processes of about equal length."""
     report = tmp_path / "report.json"
     environment = {
         **os.environ,
@@ -51,11 +55,11 @@ def test_all_examples_run(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    command = [sys.executable, run_documentation.__file__, str(report)]
+    command = [sys.executable, "-m", run_documentation.__name__, str(report), str(part), str(PARTS)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads(report.read_text())
-    assert {r["name"] for r in results} == {name for name, _ in run_documentation.jobs()}
+    assert [r["name"] for r in results] == [name for name, _ in run_documentation.jobs()][part::PARTS]
     slowest = sorted(results, key=lambda r: -r["seconds"])[:5]
     print("slowest:", ", ".join(f"{r['name']} {r['seconds']:.1f} s" for r in slowest))
     failures = [f"{r['name']}\n{r['error']}" for r in results if r["error"] is not None]

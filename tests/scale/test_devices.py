@@ -14,16 +14,19 @@ import pytest
 import nestax as nx
 from nestax._mesh import length, pad, resolve
 
+from ..compiling import QUICK
+
 HERE = Path(__file__).parent
+QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(QUICK)}
 
 
 def run(script, *arguments, timeout=600, **environment):
-    """The standard output of a Python script in a process of its own, without the flags of this one."""
+    """The standard output of a Python script in a process of its own, without the settings of this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / script), *map(str, arguments)],
-        env=inherited | {"PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment,
+        env=inherited | {"PYTHONPATH": path} | QUICKLY | environment,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -11,7 +11,7 @@ import pytest
 
 from nestax._processes import Processes, join
 
-from .test_devices import HERE
+from .test_devices import HERE, QUICKLY
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +28,7 @@ def start(tmp_path_factory):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
     environment = inherited | {
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **QUICKLY,
         "JAX_COMPILATION_CACHE_DIR": str(cache),  # each setting is compiled by several processes, several times
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
