@@ -114,7 +114,7 @@ def heat_map(
 
     ```python
     >>> import nestax as nx
-    >>> game, optimizer = nx.problems.mixed_dilemma(), nx.optimizers.LOLA(1.0, opponent_rate=5.0)
+    >>> game, optimizer = nx.problems.mixed_dilemma(), nx.optimizers.sgd(1.0)
     >>> def largest(players):
     ...     return nx.dynamics.lyapunov_exponents(game, optimizer, players, num_steps=10).exponents[0]
     >>> picture = nx.dynamics.heat_map(largest, nx.dynamics.Plane.of_scalars(-3.0, 3.0, resolution=5))

@@ -89,7 +89,7 @@ class HorizonCurriculum(AbstractSchedule):
     >>> import jax, nestax as nx
     >>> problem = nx.problems.Quadratic(jax.numpy.array([1.0, 10.0]))
     >>> optimizer = nx.learned.RNNprop((4,), 3, key=jax.random.key(0))
-    >>> schedule = nx.meta.HorizonCurriculum((10, 20), period=2, min_periods=1)
+    >>> schedule = nx.meta.HorizonCurriculum((10, 20), period=2, min_periods=1, max_epochs=4)
     >>> training = nx.meta.train(optimizer, problem, schedule=schedule, unroll=5, key=jax.random.key(1))
     >>> training.history[0]["stage"]
     0

@@ -104,6 +104,7 @@ def test_train_resumes_from_the_folder_alone(trained):
     assert longer["epochs"] == 3
 
 
+@pytest.mark.training
 def test_adapt_writes_an_optimizer_and_compares_it(trained, tmp_path, monkeypatch, capsys):
     where = ["--output", str(tmp_path / "new"), "--problem", "quadratic", "--steps", "1", "--unroll", "5"]
     runs = ["--test-steps", "10", "--seeds", "2"]
@@ -132,6 +133,7 @@ def test_evaluate_compares_and_writes(trained, tmp_path):
 TABLE = "a,b,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 7 > 3]}\n" for i in range(20))
 
 
+@pytest.mark.training
 def test_evaluate_compares_trained_ones_on_a_table_of_the_user(tmp_path, monkeypatch):
     """All but the guard, whose compilation takes long, is run; it is looked at instead."""
     (tmp_path / "t.csv").write_text(TABLE)
@@ -331,6 +333,7 @@ def start(folder, *arguments, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
 
+@pytest.mark.processes
 def test_ctrl_c_exits_cleanly_and_the_run_resumes(tmp_path):
     """A real SIGINT to a real process."""
     folder = tmp_path / "run"
@@ -382,6 +385,7 @@ def test_ctrl_c_names_the_line_that_goes_on(line, monkeypatch, capsys, tmp_path)
     assert expected.format(folder) in " ".join(error.split()).replace("- ", "-")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "module"), [(SCRIPT, "jax"), (SCRIPT, "nestax.cli"), (MODULE, "numpy"), (MODULE, "nestax.cli._app")]
 )

@@ -147,6 +147,7 @@ MIXED = """[
 ]"""
 
 
+@pytest.mark.processes
 def test_every_process_agrees():
     """Neither the seed of Python's hashes, nor addresses, nor run-time checks of types enter."""
     imports = "import jax, optax, nestax as nx\nfrom nestax._fingerprint import fingerprint"

@@ -47,6 +47,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 SHORTER = {
     "schedule=[(100, 100)]": "schedule=[(20, 2)]",
     "num_steps=500": "num_steps=100",
+    "num_steps=2_000, key=jax.random.key(0), record_every=100": "num_steps=100, key=jax.random.key(0)",
     "num_outer_steps=1_000": "num_outer_steps=20",
 }
 

@@ -42,16 +42,16 @@ PARTS = 4
 
 @pytest.mark.documentation
 @pytest.mark.parametrize("part", range(PARTS))
-def test_all_examples_run(part, tmp_path):
+def test_all_examples_run(part, tmp_path, tmp_path_factory, worker_id):
     """Pages, docstrings and `examples/`, with the settings that a reader has, in processes of about equal length."""
-    report = tmp_path / "report.json"
+    report, shared = tmp_path / "report.json", tmp_path_factory.getbasetemp()
     environment = {
         **os.environ,
         "MPLBACKEND": "Agg",
         # Nearly all of the time is compilation. Pages and examples train the same small things, so let them share it
-        # within this test, and compile for speed of compilation: what runs is short.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # within this test run, and compile for speed of compilation: what runs is short.
+        "JAX_COMPILATION_CACHE_DIR": str((shared if worker_id == "master" else shared.parent) / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",  # to store what is smaller takes longer than it saves
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }

@@ -54,7 +54,7 @@ def suggestions(gamma_max):
     return dynamics.suggest_from_eigenvalues(game(gamma_max).eigenvalues())
 
 
-@pytest.mark.parametrize("gamma_max", [0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
+@pytest.mark.parametrize("gamma_max", [0.0, 0.25, 0.9, 1.0])
 def test_no_grid_beats_a_suggestion_by_more_than_two_percent_of_its_steps(gamma_max):
     """In the number of steps, 1 / -log(rate): stricter than 1 - rate. Against finer searches the gap is below 1 %."""
     values = game(gamma_max).eigenvalues()

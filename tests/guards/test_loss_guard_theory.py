@@ -144,6 +144,7 @@ def test_p4_noisy_gradients_cost_at_most_their_variance(curvature, fraction, noi
     assert f.mean() <= bound + 4 * f.std() / np.sqrt(f.size) + 1e-12
 
 
+@pytest.mark.training
 def test_p5_robbins_monro_powers_converge_and_the_printed_one_stalls():
     """The start of the example is far from the minimum; for power 1.5 the sum of all rates is finite, so it is felt.
 

@@ -70,6 +70,7 @@ def check_solved(quadratic, best, method, tuning):
     np.testing.assert_allclose(out.gradient.hyperparameters, quadratic.exact(elsewhere), atol=5e-3)
 
 
+@pytest.mark.training
 def test_algorithm_3_finds_response_and_optimum(quadratic, best):
     method = hyper.Hypernetwork(hyper.LinearResponse(), hyper.Around(0.1), num_samples=8)
     check_solved(quadratic, best, method, tune(quadratic, method))

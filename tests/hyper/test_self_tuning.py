@@ -149,6 +149,7 @@ def test_hyperparameters_that_examples_share_have_one_draw():
     assert all(len(set(x.tolist())) == 1 for x in all_shared[0].perturb(all_shared[1], all_shared[3])[0])
 
 
+@pytest.mark.training
 def test_language_models_tune_themselves():
     """Dropped words and recurrent weights are shared, since examples share them; other rates are not."""
     text = data.Corpus(jnp.arange(40, dtype=jnp.int32) % 3, ("a", "b", "<eos>"), "toy")

@@ -41,6 +41,7 @@ def test_a_card_is_that_of_its_weights(name):
         assert not isinstance(value, float) or card["arguments"][key] == pytest.approx(value)
 
 
+@pytest.mark.training
 def test_the_default_learns_at_once():
     """On its own training problem the loss falls at once, far below the plateau at ln 10 of a training that failed."""
     problem = nx.catalogue.by_name("digits-mlp")
@@ -49,6 +50,7 @@ def test_the_default_learns_at_once():
     assert ln < 0.8 < np.log(np.asarray(solution.losses[0, 0]))
 
 
+@pytest.mark.training
 def test_one_of_a_family_learns_at_once():
     """As it is, and as adapted to a draw, the loss of which both bring down from that near zero, 1.67."""
     problem = nx.problems.uniform_lasso(jax.random.key(5))
@@ -61,6 +63,7 @@ def test_one_of_a_family_learns_at_once():
         assert losses[-20:].mean() < 0.9
 
 
+@pytest.mark.training
 def test_a_family_is_looked_at_on_draws_of_its_own(monkeypatch):
     """The curves are those of `solve` on the draws, without and with adaptation to them, and there is no accuracy."""
     family = nx.FromSampler(nx.problems.uniform_lasso, num_instances=3, rows=2, dim=2)
@@ -111,6 +114,7 @@ def test_an_unknown_name(ask):
         ask("rnnprop-smal")
 
 
+@pytest.mark.training
 def test_making_one_keeps_the_best_seed_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(_zoo, "_score", lambda entry, optimizer, seed: float(optimizer.network.readout_weight[0]))
     monkeypatch.setattr(_zoo, "_evaluate", lambda entry, optimizer, name, seed: {})

@@ -260,6 +260,7 @@ def test_validation_by_a_score_and_on_other_problems(key):
     np.testing.assert_allclose(out.history[0]["validation"], np.mean(means), rtol=1e-9)
 
 
+@pytest.mark.training
 def test_the_default_recipe_learns(key):
     """A few updates of the default recipe on one easy game lower its meta-loss by more than a tenth."""
     optimizer = nx.learned.TwinLSTM((4,), key=key)
