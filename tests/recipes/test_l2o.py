@@ -102,7 +102,7 @@ def test_claims_at_equal_seconds():
 def stronger_metrics(ends, horizon=10_000):
     """Metrics in which every method is at `ends[method]` at every mark of all problems, a classical one at 0."""
     marks = [str(m) for m in _stronger.MARKS if m <= horizon]
-    rows = {name: {m: [[end, end + 0.01]] for m in marks} for name, end in ends.items()}
+    rows = {name: {m: [[end, end + 0.01], [end + 0.01]] for m in marks} for name, end in ends.items()}
     rows |= {name: {m: [[0.0, 0.1]] for m in marks} for name in ("sgd", "nesterov", "adam", "rmsprop")}
     curves = {name: [[100, 500, 10_000], [end, end - 1.0, end]] for name, end in ends.items()}
     found = {"ln_loss": rows, "curves": curves, "rates": {}, "fallbacks": {transfer.SAFE: "adam"}}
@@ -141,6 +141,17 @@ def test_a_run_that_failed_counts_as_infinite():
     assert lead(found) == {"MLP-orig": 99.0}
     rows["l2o-dm-cl-il"]["10000"] = [[None, 0.0]]
     assert lead(found) == {"MLP-orig": -99.0}
+
+
+def test_a_sure_lead_is_the_mean_over_paired_trainings_less_its_standard_error():
+    def lead(ours, theirs):
+        rows = {"a": {"500": ours}, "b": {"500": theirs}}
+        return _stronger.sure_lead("a", "b", ("digits",), 500)({"problems": {"digits": {"ln_loss": rows}}})
+
+    assert lead([[-1.0, -2.0], [-3.0], [-2.0]], [[0.0], [-1.0], [-2.5]]) == {"digits": 0.236}  # 1 - sqrt(1.75 / 3)
+    assert lead([[-1.0]], [[0.0]]) is None
+    assert lead([[-1.0], [None]], [[0.0], [0.0]])["digits"] < 0
+    assert lead([[-1.0], [-1.0]], [[None], [None, -2.0]]) == {"digits": 99.0}
 
 
 def test_the_fallback_is_the_best_in_tuning(monkeypatch):

@@ -227,3 +227,24 @@ def lead(
             return None
         out[problem] = round(float(np.clip(np.nan_to_num(min(known) - ours, nan=-99.0), -99, 99)), 3)
     return out
+
+
+@measured
+def sure_lead(metrics: Metrics, method: str, other: str, on: tuple[str, ...], mark: int) -> dict[str, float] | None:
+    """By how much a method is below another, less the standard error of that over trainings, by problem.
+
+    Trainings are paired by their meta-seed, and each counts with the mean over its runs. `None` for fewer than two
+    trainings; a pair with a failed run of the method counts as -99, one with a failed run of the other alone as 99.
+    """
+    out = {}
+    for problem in on:
+        rows = metrics["problems"].get(problem, {}).get("ln_loss", {})
+        pairs = list(zip(rows.get(method, {}).get(str(mark), ()), rows.get(other, {}).get(str(mark), ())))
+        if len(pairs) < 2:
+            return None
+        margins = [
+            -99.0 if None in ours else 99.0 if None in theirs else float(np.mean(theirs) - np.mean(ours))
+            for ours, theirs in pairs
+        ]
+        out[problem] = round(float(np.mean(margins) - np.std(margins, ddof=1) / len(margins) ** 0.5), 3)
+    return out
