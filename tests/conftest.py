@@ -19,6 +19,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Programs here run for milliseconds and compile for seconds; the fixture `optimized` switches the passes on again.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # who called what is not written into programs
 # No compilation cache on disk: a test must see the code that it compiles, and a stale entry would hide a retrace.
 
 jaxtyping.install_import_hook("nestax", "beartype.beartype")  # before anything imports nestax
@@ -29,7 +30,7 @@ def pytest_collection_finish():
     compiling.collect_less_garbage()
 
 
-MANY_MAPS = 15_000  # of the 65,530 memory maps that Linux allows a process, of which every compiled program takes some
+MANY_MAPS = 10_000  # of the 65,530 memory maps that Linux allows a process, of which every compiled program takes some
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -54,6 +54,7 @@ def suggestions(gamma_max):
     return dynamics.suggest_from_eigenvalues(game(gamma_max).eigenvalues())
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("gamma_max", [0.0, 0.25, 0.9, 1.0])
 def test_no_grid_beats_a_suggestion_by_more_than_two_percent_of_its_steps(gamma_max):
     """In the number of steps, 1 / -log(rate): stricter than 1 - rate. Against finer searches the gap is below 1 %."""
@@ -73,6 +74,7 @@ def test_no_grid_beats_a_suggestion_by_more_than_two_percent_of_its_steps(gamma_
         assert float(jnp.max(rate(values, *numbers))) == pytest.approx(s.rate, abs=1e-6)
 
 
+@pytest.mark.training
 def test_what_the_source_says_of_the_interpolated_game():
     """Positive momentum is best while gamma_max < 1/2; at 1 real momentum fails, and the other methods converge."""
     for gamma_max in (0.0, 0.25):

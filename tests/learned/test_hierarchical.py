@@ -96,8 +96,7 @@ def numpy_step(net, g, tensor, h2, mean):
     return -np.exp(q + float(net.offset)) * direction
 
 
-@pytest.mark.parametrize("quirk", [False, True])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("quirk", "own"), [(False, False), (True, True)])
 def test_three_steps_against_numpy(quirk, own, key):
     optimizer = small(key, last_tensor_only=quirk, own_rate_mean=own)
     net, state = optimizer.network, optimizer.init(PROBLEM, PARAMS, key)

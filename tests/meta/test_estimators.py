@@ -203,7 +203,7 @@ def test_meta_losses_are_their_formulas():
 def test_every_coordinate_is_drawn_as_often_as_its_weight_says():
     """Expected weight of a coordinate is 1: leaves of 5 and 7, 3 draws each, and one leaf that counts in full."""
     keys = jax.random.split(jax.random.key(0), 4_000)
-    index, weight = jax.vmap(lambda k: meta.CoordinateSum(3).draw([5, 2, 7], jnp.float64, k))(keys)
+    index, weight = jax.jit(jax.vmap(lambda k: meta.CoordinateSum(3).draw([5, 2, 7], jnp.float64, k)))(keys)
     totals = np.bincount(np.asarray(index).ravel(), np.asarray(weight).ravel(), minlength=14) / len(keys)
     np.testing.assert_allclose(totals, np.ones(14), atol=0.1)  # 4 standard errors of a rare coordinate: 0.08
     np.testing.assert_array_equal(totals[5:7], 1.0)

@@ -126,7 +126,7 @@ def _trained(protocol: Protocol, method: str, seed: int, folder: Path) -> tuple[
     entry = METHODS[method]
     if protocol.shortened:
         curriculum = isinstance(entry.schedule, meta.HorizonCurriculum)
-        short = meta.HorizonCurriculum((20, 40), period=1, min_periods=1) if curriculum else ((20, 2),)
+        short = meta.HorizonCurriculum((20, 40), period=1, min_periods=1, max_epochs=3) if curriculum else ((20, 2),)
         entry = dataclasses.replace(entry, problems=("digits-mlp",), schedule=short, validation_runs=1)
     training = train_entry(entry, seed, folder)
     seconds = sum(record["seconds"] for record in training.history)
