@@ -9,7 +9,7 @@ import pytest
 from nestax import recipes
 from nestax.recipes import Claim
 from nestax.recipes._claims import _MISSING
-from nestax.recipes.l2o._stronger import MARKS
+from nestax.recipes.l2o._stronger import CONVS, MARKS, MLPS
 
 SMOKE = tuple(recipes.RECIPES)
 
@@ -64,6 +64,11 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
 NEVER_MEASURED = {
     # recorded on the digits only, for want of time
     "l2o/seconds": {f"MLP-{name}-{mark}" for name in ("orig", "ReLU", "deeper") for mark in (2_000, 10_000)},
+    # two networks of five, without longer runs
+    "l2o/ablation": {
+        *(f"AUG-{name}" for name in (*MLPS, *CONVS)),
+        *(f"{claim}-{name}" for claim in ("C4", "C4-both") for name in (*MLPS[2:], *CONVS)),
+    },
     # three networks of five, four methods of six
     "l2o/stronger-baselines": {"C1", "C2-conv", "C3-rnnprop", "C3-scale", "C5", "C5-conv", "C8-conv"},
     # MLP-orig alone, and not guarded
