@@ -33,12 +33,18 @@ def pytest_collection_finish():
 MANY_MAPS = 10_000  # of the 65,530 memory maps that Linux allows a process, of which every compiled program takes some
 
 
+MANY_BYTES = 0.8e9  # that a worker holds before a module; the largest one adds a gigabyte
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
-    """Without this, a worker that has run a thousand tests dies in the compiler."""
+    """Without this, a worker that has run a thousand tests dies in the compiler, or takes more than 2 GB."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+    maps, pages = Path("/proc/self/maps"), Path("/proc/self/statm")
+    if not maps.exists():
+        return
+    held = int(pages.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if held > MANY_BYTES or maps.read_bytes().count(b"\n") > MANY_MAPS:
         jax.clear_caches()
         gc.collect()
 
