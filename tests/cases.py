@@ -215,6 +215,11 @@ CASES = (
         lambda s: nx.learned.RNNprop((3,), 2, scale=s, second_derivatives=True, key=jax.random.key(0)),
         of=nx.learned.RNNprop,
     ),
+    Case(
+        "mixed-momentum",
+        lambda s: nx.learned.MixedMomentum(width=3, scale=s, feature_derivatives=True, key=jax.random.key(0)),
+        of=nx.learned.MixedMomentum,
+    ),
     Case("leafwise", leafwise, of=nx.learned.Leafwise, problems=(quadratic, noisy)),
     # Rates of hierarchical optimizers are the range of a random draw, so no leaves.
     Case("l2o-scale", hierarchical(nx.learned.HierarchicalRNN), of=nx.learned.HierarchicalRNN, **HIERARCHICAL),

@@ -11,6 +11,7 @@ from ._hierarchical import AttendedHierarchicalRNN as AttendedHierarchicalRNN, H
 from ._interpolate import interpolate as interpolate
 from ._l2o_dm import L2ODM as L2ODM
 from ._leafwise import Leafwise as Leafwise
+from ._mixed_momentum import MixedMomentum as MixedMomentum, MixingNetwork as MixingNetwork
 from ._network import CoordinatewiseLSTM as CoordinatewiseLSTM
 from ._presets import PRESETS as PRESETS, Preset as Preset, preset as preset
 from ._pretrained import PRETRAINED as PRETRAINED, card as card, pretrained as pretrained

@@ -15,12 +15,14 @@ from .._tree import common_dtype
 from ._base import AbstractLearnedOptimizer
 from ._hierarchical import AttendedHierarchicalRNN, HierarchicalRNN
 from ._l2o_dm import L2ODM
+from ._mixed_momentum import MixedMomentum
 from ._rnnprop import RNNprop
 from ._twin import TwinLSTM
 from ._twin_krylov import TwinKrylov
 
 _CLASSES: dict[str, type[AbstractLearnedOptimizer]] = {
-    c.__name__: c for c in (L2ODM, RNNprop, HierarchicalRNN, AttendedHierarchicalRNN, TwinLSTM, TwinKrylov)
+    c.__name__: c
+    for c in (L2ODM, RNNprop, MixedMomentum, HierarchicalRNN, AttendedHierarchicalRNN, TwinLSTM, TwinKrylov)
 }
 _KIND = "learned optimizer"
 

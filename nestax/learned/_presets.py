@@ -9,6 +9,7 @@ from .._checks import unknown_name
 from ._base import AbstractLearnedOptimizer
 from ._hierarchical import AttendedHierarchicalRNN, HierarchicalRNN
 from ._l2o_dm import L2ODM
+from ._mixed_momentum import MixedMomentum
 from ._rnnprop import RNNprop
 from ._twin import TwinLSTM
 
@@ -43,6 +44,7 @@ PRESETS: dict[str, Preset] = {
         {"scale": 0.03, "hidden_sizes": (8,), "projection_size": 8},
         "ours: one layer of 8 units, 577 weights",
     ),
+    "mixed-momentum": Preset(MixedMomentum, {}, "ours: momenta mixed per tensor, steps nearly as cheap as Adam's"),
     "l2o-scale": Preset(HierarchicalRNN, {}, "Wichrowska et al. 2017, the released runs; Chen et al. 2020"),
     "l2o-scale-attention": Preset(AttendedHierarchicalRNN, {}, "Wichrowska et al. 2017, the text"),
     "twin": Preset(TwinLSTM, {}, "zero-sum games: ours, secant features, updates in units of the gradients"),

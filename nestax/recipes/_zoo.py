@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,6 +23,16 @@ _VALIDATION = 77  # folded into the seed: what all meta-seeds are judged on
 _EVALUATION = 78  # and what the card shows, which had no part in the choice
 
 
+class Phase(NamedTuple):
+    """What one training of several has of its own: see `Entry`."""
+
+    schedule: tuple[tuple[int, int], ...]
+    unroll: int = 20
+    late: int | None = None
+    validate_every: int = 30
+    validation_horizon: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """How one trained optimizer is made, and what its card says in words."""
@@ -32,14 +43,18 @@ class Entry:
     problems: tuple[str, ...]  # of the catalogue, or of `FAMILIES`; each epoch is on one of them
     schedule: tuple[tuple[int, int], ...] | meta.HorizonCurriculum  # stages (steps per trajectory, trajectories)
     unroll: int = 20
+    before: tuple["Phase", ...] = ()  # trainings before, each of which goes on from the best of the last
     log_loss: float | None = None  # the meta-loss is the sum of ln(loss + this); `None`: the sum of losses
+    late: int | None = None  # of an unroll, how many of the last losses count; `None`: all
     learning_rate: float = 1e-3  # of the meta-optimizer, Adam
+    decaying: bool = False  # clip meta-gradients to norm 1, and let that rate fall to a twentieth, as a cosine
     inner_rate: float = 0.0  # of the step of adaptation in nested training, `meta.AdaptedGradient`; 0: plain training
     imitation: float = 0.0  # share of the epochs that imitate Adam with rate 0.01
     self_improving: bool = False  # share the steps of the first 100 epochs with Adam, SGD and Adagrad
     relative: bool = False  # train as `meta.l2o_scale_training` says, on relative losses, but with `learning_rate`
     validate_every: int = 10
     validation_runs: int = 5
+    validation_horizon: int | None = None  # `None`: that of the stage
     num_seeds: int = 3  # meta-seeds, of which the one with the best score is shipped
     judged_at: tuple[int, ...] = (500, 2_000)  # the score of a meta-seed is the mean ln loss at these steps
     shown_on: tuple[str, ...] = ("digits-mlp", "mnist-mlp")
@@ -99,6 +114,29 @@ _STRONGER: dict[str, Any] = {
 _HORIZONS = (100, 200, 500, 1_000)
 
 STRONGER: Mapping[str, Entry] = {
+    "mixed-momentum": Entry(
+        "MixedMomentum, trained on MLP-orig on runs of up to 10,000 steps: momenta mixed anew in every step.",
+        ("Trained on one network with sigmoid units. All else is transfer.",),
+        "mixed-momentum",
+        ("mnist10k-mlp",),
+        ((2_000, 6), (5_000, 4), (10_000, 2)),
+        before=(
+            Phase(((100, 60), (300, 30), (1_000, 12))),
+            Phase(((1_000, 10), (2_000, 8)), unroll=100, late=30, validate_every=2, validation_horizon=5_000),
+        ),
+        unroll=100,
+        log_loss=1e-6,
+        late=30,
+        decaying=True,
+        validate_every=2,
+        validation_runs=1,
+        validation_horizon=5_000,
+        judged_at=(500, 2_000, 10_000),
+        shown_on=("mnist-mlp", "mnist-mlp-relu", "digits-mlp"),
+        marks=(100, 500, 1_000, 2_000, 5_000, 10_000),
+        rivals=("adam", "rmsprop", "nesterov"),
+        num_runs=3,
+    ),
     "rnnprop-mnist": Entry(
         "RNNprop with one layer of 8 units, trained on MLP-orig: for networks of that kind, at equal steps.",
         (
@@ -203,7 +241,7 @@ STRONGER: Mapping[str, Entry] = {
     ),
 }
 """Trained in recipes: those of "Training stronger baselines for learning to optimize", and one for MLP-orig."""
-_SHIPPED = ("rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
+_SHIPPED = ("mixed-momentum", "rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
 
 ENTRIES: Mapping[str, Entry] = {
     "rnnprop-small": Entry(
@@ -300,6 +338,16 @@ def _family(name: str) -> AbstractFamily:
 
 def train_entry(entry: Entry, seed: int, run: Path | None = None) -> meta.MetaTraining:
     """One meta-training of an entry; in the folder `run` it resumes."""
+    optimizer, history, skipped = learned.preset(entry.preset, key=jax.random.key(seed)), [], 0
+    for i, phase in enumerate(entry.before):
+        folder = run and run.with_name(f"{run.name}-phase-{i}")
+        training = _train(dataclasses.replace(entry, **phase._asdict()), optimizer, seed, folder)
+        optimizer, history, skipped = training.optimizer, history + training.history, skipped + training.num_skipped
+    last = _train(entry, optimizer, seed, run)
+    return dataclasses.replace(last, history=history + last.history, num_skipped=skipped + last.num_skipped)
+
+
+def _train(entry: Entry, untrained: learned.AbstractLearnedOptimizer, seed: int, run: Path | None) -> meta.MetaTraining:
     tasks, every = [_family(name) for name in entry.problems], entry.validate_every
     if entry.relative:
         tasks = [meta.RelativeLoss(task) for task in tasks]
@@ -307,7 +355,7 @@ def train_entry(entry: Entry, seed: int, run: Path | None = None) -> meta.MetaTr
         every = entry.schedule.period
     nested = meta.AdaptedGradient(entry.inner_rate, estimator=meta.CoordinateSum(256)) if entry.inner_rate else None
     return meta.train(
-        learned.preset(entry.preset, key=jax.random.key(seed)),
+        untrained,
         tasks[0] if len(tasks) == 1 else meta.Ensemble(tasks),
         key=jax.random.key(seed),
         schedule=entry.schedule,
@@ -316,7 +364,7 @@ def train_entry(entry: Entry, seed: int, run: Path | None = None) -> meta.MetaTr
         meta_loss=_meta_loss(entry),
         meta_optimizer=_meta_optimizer(entry),
         teaching=_teaching(entry),
-        validation=meta.Validation(every=every, num_runs=entry.validation_runs),
+        validation=meta.Validation(every=every, horizon=entry.validation_horizon, num_runs=entry.validation_runs),
         run=run,
         resume=run is not None,
     )
@@ -331,12 +379,22 @@ def _teaching(entry: Entry) -> meta.AbstractTeaching | None:
 def _meta_loss(entry: Entry) -> meta.AbstractMetaLoss:
     if entry.relative:
         return meta.MeanLog()
-    return meta.Sum() if entry.log_loss is None else meta.SumLog(entry.log_loss)
+    if entry.log_loss is None:
+        return meta.Sum()
+    if entry.late is None:
+        return meta.SumLog(entry.log_loss)
+    weights = np.arange(entry.unroll + 1) > entry.unroll - entry.late
+    return meta.SumLog(entry.log_loss, weights=jnp.asarray(weights, jnp.float32))
 
 
 def _meta_optimizer(entry: Entry) -> optax.GradientTransformation:
     if entry.relative:
         return optax.chain(optax.clip(1e4), optax.rmsprop(entry.learning_rate, decay=0.9, eps=1e-20))
+    if entry.decaying:
+        assert not isinstance(entry.schedule, meta.HorizonCurriculum)
+        num = sum(horizon // entry.unroll * epochs for horizon, epochs in entry.schedule)
+        rate = optax.cosine_decay_schedule(entry.learning_rate, num, 0.05)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     return optax.adam(entry.learning_rate)
 
 
@@ -374,9 +432,11 @@ def make_pretrained(name: str, folder: Path, seed: int = 0, entries: Mapping[str
         "problems": entry.problems,
         "training": {
             "schedule": _told(entry.schedule),
+            **({"before": [phase._asdict() for phase in entry.before]} if entry.before else {}),
             "unroll": entry.unroll,
             "meta_loss": _meta_loss_told(entry),
-            "meta_optimizer": f"{'RMSprop' if entry.relative else 'Adam'} {entry.learning_rate:g}",
+            "meta_optimizer": f"{'RMSprop' if entry.relative else 'Adam'} {entry.learning_rate:g}"
+            + (", decaying" if entry.decaying else ""),
             "inner_rate": entry.inner_rate,
             "imitation": entry.imitation,
             "validate_every": entry.schedule.period
@@ -411,7 +471,10 @@ def _told(schedule: tuple[tuple[int, int], ...] | meta.HorizonCurriculum) -> Any
 def _meta_loss_told(entry: Entry) -> str:
     if entry.relative:
         return "mean of ln(loss / first loss)"
-    return "sum of losses" if entry.log_loss is None else f"sum of ln(loss + {entry.log_loss:g})"
+    if entry.log_loss is None:
+        return "sum of losses"
+    late = f" over the last {entry.late} steps of an unroll" if entry.late else ""
+    return f"sum of ln(loss + {entry.log_loss:g}){late}"
 
 
 def _short(config: Mapping[str, Any]) -> dict[str, Any]:
