@@ -29,6 +29,7 @@ class Phase(NamedTuple):
     schedule: tuple[tuple[int, int], ...]
     unroll: int = 20
     late: int | None = None
+    learning_rate: float = 1e-3
     validate_every: int = 30
     validation_horizon: int | None = None
 
@@ -127,6 +128,7 @@ STRONGER: Mapping[str, Entry] = {
         unroll=100,
         log_loss=1e-6,
         late=30,
+        learning_rate=2e-4,
         decaying=True,
         validate_every=2,
         validation_runs=1,
@@ -241,7 +243,7 @@ STRONGER: Mapping[str, Entry] = {
     ),
 }
 """Trained in recipes: those of "Training stronger baselines for learning to optimize", and one for MLP-orig."""
-_SHIPPED = ("mixed-momentum", "rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
+_SHIPPED = ("rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
 
 ENTRIES: Mapping[str, Entry] = {
     "rnnprop-small": Entry(
