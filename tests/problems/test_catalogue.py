@@ -31,6 +31,7 @@ PARAMETERS = {
     "fashion-mnist-mlp-deeper": 16_330,
     "cifar10-conv": 11_162,
     "tiny-imagenet-conv": 24_050,
+    "mnist10k-mlp": 15_910,
     "mnist14-mlp": 4_150,
 }
 
