@@ -243,7 +243,7 @@ STRONGER: Mapping[str, Entry] = {
     ),
 }
 """Trained in recipes: those of "Training stronger baselines for learning to optimize", and one for MLP-orig."""
-_SHIPPED = ("rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
+_SHIPPED = ("mixed-momentum", "rnnprop-mnist", "rnnprop", "rnnprop-cl-il", "l2o-dm", "l2o-dm-cl-il")
 
 ENTRIES: Mapping[str, Entry] = {
     "rnnprop-small": Entry(

@@ -127,7 +127,8 @@ def _trained(protocol: Protocol, method: str, seed: int, folder: Path) -> tuple[
     if protocol.shortened:
         curriculum = isinstance(entry.schedule, meta.HorizonCurriculum)
         short = meta.HorizonCurriculum((20, 40), period=1, min_periods=1, max_epochs=3) if curriculum else ((20, 2),)
-        entry = dataclasses.replace(entry, problems=("digits-mlp",), schedule=short, validation_runs=1)
+        whole = {"before": (), "unroll": 20, "late": None, "validation_runs": 1, "validation_horizon": None}
+        entry = dataclasses.replace(entry, problems=("digits-mlp",), schedule=short, **whole)
     training = train_entry(entry, seed, folder)
     seconds = sum(record["seconds"] for record in training.history)
     return training.optimizer, {
