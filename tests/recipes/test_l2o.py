@@ -105,7 +105,7 @@ def stronger_metrics(ends, horizon=10_000):
     rows = {name: {m: [[end, end + 0.01], [end + 0.01]] for m in marks} for name, end in ends.items()}
     rows |= {name: {m: [[0.0, 0.1]] for m in marks} for name in ("sgd", "nesterov", "adam", "rmsprop")}
     curves = {name: [[100, 500, 10_000], [end, end - 1.0, end]] for name, end in ends.items()}
-    found = {"ln_loss": rows, "curves": curves, "rates": {}, "fallbacks": {transfer.SAFE: "adam"}}
+    found = {"ln_loss": rows, "curves": curves, "rates": {}, "fallbacks": dict.fromkeys(transfer.SAFE, "adam")}
     names = (*_stronger.MLPS, *_stronger.CONVS)
     steps = {name: [{"optimizee_steps": 100_000 if ends[name] < 0 else 10**6}] for name in ends}
     return {"problems": dict.fromkeys(names, found), "trainings": steps}
@@ -119,7 +119,7 @@ def stronger_metrics(ends, horizon=10_000):
             {"l2o-dm-cl-il": -5, "rnnprop-cl-il": -4, "rnnprop": 1, "l2o-scale-cl-il": 0, "l2o-scale": 2, "l2o-dm": 3},
         ),
         (ablation, {"l2o-dm-cl-il": -5, "l2o-dm-cl": -4, "l2o-dm-il": -3, "l2o-dm-aug": -2, "l2o-dm": 0}),
-        (transfer, {transfer.OURS: -1.0, transfer.SAFE: -2.0}),
+        (transfer, dict.fromkeys((*transfer.OURS, *transfer.SAFE), -1.0)),
     ],
 )
 def test_claims_on_stronger_baselines(recipe, ends):
