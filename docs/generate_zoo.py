@@ -61,10 +61,11 @@ def section(card: dict[str, Any]) -> str:
         horizons = ", ".join(f"{horizon:,}" for horizon in schedule["horizons"])
         stages = f"curriculum {horizons}, at least {schedule['min_periods']} × {schedule['period']} runs each"
     else:
-        stages = ", ".join(f"{horizon:,} × {epochs:,}" for horizon, epochs in schedule)
+        stages = _stages(schedule)
     settings = [
         ("Variant", f"`{card['preset']}`"),
         ("Trained on", ", ".join(f"`{name}`" for name in card["problems"])),
+        *(("Before", _phase(phase)) for phase in training.get("before", ())),
         ("Schedule (steps × runs)", f"{stages}; {training['unroll']} steps per meta-update"),
         ("Meta-loss", training["meta_loss"]),
         ("Meta-optimizer", training["meta_optimizer"]),
@@ -97,6 +98,15 @@ def section(card: dict[str, Any]) -> str:
         ]
         lines += ["", *table(head, cells)]
     return "\n".join(lines) + "\n"
+
+
+def _stages(schedule: list[list[int]]) -> str:
+    return ", ".join(f"{horizon:,} × {epochs:,}" for horizon, epochs in schedule)
+
+
+def _phase(phase: dict[str, Any]) -> str:
+    losses = "all losses" if phase["late"] is None else f"the last {phase['late']} losses"
+    return f"{_stages(phase['schedule'])}; {phase['unroll']} steps per meta-update, {losses}, rate {phase['learning_rate']:g}"
 
 
 def text(values: list[float | None]) -> str:

@@ -12,6 +12,7 @@ _FOLDER = Path(__file__).parent / "zoo"
 
 PRETRAINED: tuple[str, ...] = (
     "rnnprop-small",
+    "mixed-momentum",
     "rnnprop-mnist",
     "rnnprop",
     "rnnprop-cl-il",
