@@ -44,9 +44,8 @@ the learning rate that is best for the last mark, found on another run, so anoth
 Losses below about -16 are float32's zero. Where the name of the problem is that of a family of
 [`nestax.problems`](api/problems.md), every run is on a draw of its own, and *adapted* is after five updates of
 [`nestax.meta.adapt`](adaptation.md) on that draw, which cost less than 500 more steps; nothing is held out there, so
-there is no accuracy. Milliseconds are of single runs on the machine that is named; those on the cards of
-`rnnprop-mnist`, `rnnprop`, `rnnprop-cl-il`, `l2o-dm` and `l2o-dm-cl-il` were taken while other programs ran: compare
-them within a table. So were the seconds of all trainings.
+there is no accuracy. Milliseconds are of single runs, of the processor of the machine that is named; seconds of trainings
+are those of a busy one.
 """
 
 
@@ -106,7 +105,8 @@ def _stages(schedule: list[list[int]]) -> str:
 
 def _phase(phase: dict[str, Any]) -> str:
     losses = "all losses" if phase["late"] is None else f"the last {phase['late']} losses"
-    return f"{_stages(phase['schedule'])}; {phase['unroll']} steps per meta-update, {losses}, rate {phase['learning_rate']:g}"
+    how = f"{phase['unroll']} steps per meta-update, {losses}, rate {phase['learning_rate']:g}"
+    return f"{_stages(phase['schedule'])}; {how}"
 
 
 def text(values: list[float | None]) -> str:

@@ -116,14 +116,14 @@ _HORIZONS = (100, 200, 500, 1_000)
 
 STRONGER: Mapping[str, Entry] = {
     "mixed-momentum": Entry(
-        "MixedMomentum, trained on MLP-orig: a fast start without tuning, for steps that cost about 1.4 of Adam.",
+        "MixedMomentum, trained on MLP-orig: a fast start without tuning, for steps that cost 1.2 to 1.6 of Adam.",
         (
-            "On MLP-orig it is ahead of tuned SGD, Nesterov momentum, Adam and RMSprop, each with its best rate for the "
-            "mark, at 500 and 1,000 steps, and behind Nesterov momentum and RMSprop from 2,000 on (recipe l2o/transfer).",
+            "On MLP-orig it is ahead of tuned SGD, Nesterov momentum, Adam and RMSprop, each with its best rate for "
+            "the mark, at 500 and 1,000 steps, and behind two of them from 2,000 on (recipe l2o/transfer).",
             "It stops early: near ln loss -4.5 with ReLU units, where tuned Adam goes on to -10, and on the digits "
-            "rmsprop is ahead from 2,000 steps on. Guard it in long runs.",
-            "Trained on one network with sigmoid units. All else is transfer: on MLP-deeper it is far behind after 2,000 "
-            "steps, and single runs of the meta-seeds 0 and 1 never left ln 10 there.",
+            "RMSprop is ahead from 2,000 steps on. Guard it in long runs.",
+            "Trained on one network with sigmoid units. All else is transfer: on MLP-deeper it is far behind after "
+            "2,000 steps, and single runs of the meta-seeds 0 and 1 never left ln 10 there.",
             "Trainings are touchy: with the meta-rate 1e-3 also in the last phase two of two went astray.",
         ),
         "mixed-momentum",
