@@ -44,8 +44,8 @@ the learning rate that is best for the last mark, found on another run, so anoth
 Losses below about -16 are float32's zero. Where the name of the problem is that of a family of
 [`nestax.problems`](api/problems.md), every run is on a draw of its own, and *adapted* is after five updates of
 [`nestax.meta.adapt`](adaptation.md) on that draw, which cost less than 500 more steps; nothing is held out there, so
-there is no accuracy. Milliseconds are of single runs, of the processor of the machine that is named; seconds of trainings
-are those of a busy one.
+there is no accuracy. Milliseconds are of single runs, of the processor of the machine that is named; seconds of
+trainings are those of a busy one.
 """
 
 

@@ -134,7 +134,8 @@ def _show_claims(result: dict[str, Any]) -> None:
     title = f"{result['recipe']}, {result['scale']} scale, seed {result['seed']}"
     table = new_table(title, dict.fromkeys(("claim", "", "published", "here"), "left"))
     for claim in result["claims"]:
-        verdict = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"
+        color = {"holds": "green", "does not hold": "red"}.get(claim["status"], "yellow")
+        verdict = f"[{color}]{claim['status']}[/]"
         cells = (f"{claim['id']}: {claim['statement']}", claim["published"], str(claim["value"]))
         statement, published, value = map(escaped, cells)
         table.add_row(statement, verdict, published, value)

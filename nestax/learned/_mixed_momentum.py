@@ -49,7 +49,7 @@ class MixingNetwork(eqx.Module):
         self.second = eqx.nn.Linear(2 * width, width, key=keys[1])
         readout = eqx.nn.Linear(width, 2 * num_rows + 1, key=keys[2])
         # At first a preconditioned momentum, the slowest but one: Adam, about.
-        start = jnp.zeros_like(readout.bias).at[2 * num_rows - min(num_rows, 2)].set(1.0)
+        start = jnp.zeros(2 * num_rows + 1).at[2 * num_rows - min(num_rows, 2)].set(1.0)
         self.readout = eqx.tree_at(lambda x: (x.weight, x.bias), readout, (0.1 * readout.weight, start))
 
     def __call__(self, features: Float[Array, "tensors features"]) -> Float[Array, "tensors outputs"]:

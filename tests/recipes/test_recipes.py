@@ -9,7 +9,8 @@ import pytest
 from nestax import recipes
 from nestax.recipes import Claim
 from nestax.recipes._claims import _MISSING
-from nestax.recipes.l2o._stronger import CONVS, MARKS, MLPS
+from nestax.recipes.l2o import transfer
+from nestax.recipes.l2o._stronger import CONVS, MLPS
 
 SMOKE = tuple(recipes.RECIPES)
 
@@ -73,8 +74,8 @@ NEVER_MEASURED = {
     "l2o/stronger-baselines": {"C1", "C2-conv", "C3-rnnprop", "C3-scale", "C5", "C5-conv", "C8-conv"},
     # MLP-orig alone, and not guarded
     "l2o/transfer": {
-        *(f"MLP-{name}-{mark}{end}" for name in ("ReLU", "deeper") for mark in MARKS[1:] for end in ("", "-guarded")),
-        *("Conv-MNIST-guarded", "Conv-CIFAR-guarded"),
+        *(f"{name}{end}-{on}" for name in transfer.OURS for end in ("", "-guarded") for on in MLPS[1:]),
+        *(f"{name}-guarded-{on}" for name in transfer.OURS for on in CONVS),
     },
     "lyapunov/gan": {"G4"},  # runs at scale 10 overflow
 }

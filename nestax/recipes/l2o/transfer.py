@@ -75,7 +75,7 @@ RECIPE = recipe(
     source="none; the problems are those of Chen et al. (NeurIPS 2020)",
     scales={
         "smoke": Protocol((OURS[1], SAFE[1]), {"digits": 20}, ("adam",), num_runs=1, shortened=True),
-        "laptop": Protocol((*OURS, *SAFE), dict.fromkeys(MLPS, 10_000), num_runs=5, num_meta_seeds=3),
+        "laptop": Protocol(OURS, {"MLP-orig": 10_000}, num_runs=5, num_meta_seeds=3),
         "paper": Protocol(
             (*OURS, *SAFE),
             dict.fromkeys((*MLPS, *CONVS), 10_000),
