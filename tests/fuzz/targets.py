@@ -72,6 +72,7 @@ PRODUCED = {
     "hyper.solver_info",
     "hyperparameters.Batch",
     "learned.CoordinatewiseLSTM",
+    "learned.MixingNetwork",
     "learned.Preset",
     "learned.TwinNetwork",
     "loggers.call",

@@ -22,7 +22,8 @@ from nestax._storage import StoredTree, load_tree, read_json, save_tree, write_a
 def test_round_trip(name, key, tmp_path):
     """Every published variant, with a small network."""
     make, arguments, _ = nx.learned.PRESETS[name]
-    optimizer = make(**arguments | {"hidden_sizes": (2, 3, 2)}, key=key)
+    small = {"width": 2} if make is nx.learned.MixedMomentum else {"hidden_sizes": (2, 3, 2)}
+    optimizer = make(**arguments | small, key=key)
     nx.learned.save(tmp_path / "x.safetensors", optimizer)
     loaded = nx.learned.load(tmp_path / "x.safetensors")
     assert eqx.tree_equal(loaded, optimizer)
