@@ -2,16 +2,18 @@
 
     python -m benchmarks.bench_safeguard [--threads 1|2] [--json PATH] [--rounds 4]
 
-The default of the trained optimizers proposes; the fallback is decaying gradient descent
+A recorded RNNprop (`results/l2o/in-distribution`) proposes; the fallback is decaying gradient descent
 on the spirals, and Adam on the digits, on minibatches and on all data at once. One number is changed at a time: updates
 per block, validation batches per block, and what becomes of a state that was not taken. Printed are mean ln losses over
 all data, for `--rounds` seeds.
 """
 
 import json
+from pathlib import Path
 
 from . import _arguments
 
+RESULTS = Path(__file__).parent.parent / "results" / "l2o" / "in-distribution"
 SEGMENT = 500
 MARKS = (500, 1_000)
 
@@ -37,9 +39,9 @@ def problems():
     batches = {name: nx.catalogue.by_name(f"{name}-mlp") for name in ("digits", "spirals")}
     fallbacks = {"spirals": nx.optimizers.decaying_sgd(3.0, 50_000.0), "digits": nx.optimizers.adam(0.03)}
     # the state of plain gradient descent is a step count, so there is nothing to choose for it
-    out = {name: (batches[name], fallbacks[name], variants(True, name == "digits")) for name in ("digits", "spirals")}
+    out = {name: (problem, fallbacks[name], variants(True, name == "digits")) for name, problem in batches.items()}
     whole = nx.problems.Classifier(batches["digits"].dataset, batches["digits"].architecture, batch_size=None)
-    return {"digits, all data": (whole, fallbacks["digits"], variants(False, True)), **out}
+    return {**out, "digits, all data": (whole, fallbacks["digits"], variants(False, True))}
 
 
 def variants(noisy: bool, stateful: bool):
@@ -72,7 +74,7 @@ def measure(problem, make, fallback, seeds: int) -> list[float]:
     import nestax as nx
 
     keys = jax.random.split(jax.random.key(2_024), seeds)
-    optimizer = make(nx.learned.pretrained(), fallback)
+    optimizer = make(nx.learned.load(RESULTS / "rnnprop-0.safetensors"), fallback)
     runs = jax.vmap(lambda key: run(problem, optimizer, key))(keys)
     return [round(float(x), 3) for x in np.log(np.asarray(runs)).mean(axis=0)]
 

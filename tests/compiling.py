@@ -34,7 +34,7 @@ def share_contexts() -> None:
     A program that is made while another one is lowered has its own, since it would become a part of that one.
     """
     from jax._src.interpreters import mlir
-    from jax._src.lib.mlir import ir
+    from jaxlib.mlir import ir
 
     def lowering() -> bool:
         try:

@@ -1,7 +1,6 @@
 """Meta-trainings, and long runs that are looked at on the way, inside recipes."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,45 +27,25 @@ class Training:
     validation_runs: int = 10  # trajectories per validation
     clip: float | None = None  # global norm of the meta-gradient
     num_seeds: int = 1  # independent trainings
-    num_tasks: int = 1  # trajectories at once, with one update for all of them
-    meta_rate: float = 1e-3  # of Adam
-    decays: bool = False  # the meta-rate, to zero along a cosine
-    num_starts: int = 1  # meta-seeds of a training, of which the one with the best validation is taken
 
 
 def train(
     how: Mapping[str, Any], problem: AbstractProblem, seed: int, folder: Path
 ) -> tuple[learned.AbstractLearnedOptimizer, dict[str, Any]]:
-    """The meta-training with the settings `how` (a `Training`), resumed if it was interrupted, and numbers on it.
-
-    Of several starts it is the best one, with the seconds of all.
-    """
-    num = how["num_starts"]
-    trainings = [_train(how, problem, seed + 100 * i, folder / str(i) if num > 1 else folder) for i in range(num)]
-    told = [numbers(training) for training in trainings]
-    scores = [one.get("best_validation", math.inf) for one in told]
-    best = scores.index(min(scores))
-    if num == 1:
-        return trainings[0].optimizer, told[0]
-    seconds = sum(one["seconds"] for one in told)
-    return trainings[best].optimizer, {**told[best], "seconds": seconds, "start": best, "validations": scores}
-
-
-def _train(how: Mapping[str, Any], problem: AbstractProblem, seed: int, folder: Path) -> meta.MetaTraining:
-    every, updates = how["validate_every"], sum(length // how["unroll"] * epochs for length, epochs in how["schedule"])
-    adam = optax.adam(optax.cosine_decay_schedule(how["meta_rate"], updates) if how["decays"] else how["meta_rate"])
-    return meta.train(
+    """The meta-training with the settings `how` (a `Training`), resumed if it was interrupted, and numbers on it."""
+    every, adam = how["validate_every"], optax.adam(1e-3)
+    training = meta.train(
         learned.preset(how["preset"], key=jax.random.key(seed)),
         problem,
         key=jax.random.key(seed),
         schedule=tuple(map(tuple, how["schedule"])),
         unroll=how["unroll"],
-        num_tasks=how["num_tasks"],
         meta_optimizer=adam if how["clip"] is None else optax.chain(optax.clip_by_global_norm(how["clip"]), adam),
         validation=None if every is None else meta.Validation(every=every, num_runs=how["validation_runs"]),
         run=folder,
         resume=True,
     )
+    return training.optimizer, numbers(training)
 
 
 def numbers(training: meta.MetaTraining) -> dict[str, Any]:

@@ -1,16 +1,12 @@
 """The claims on learned optimizers: they hold on runs as published and fail on opposite ones."""
 
-import dataclasses
-
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import nestax as nx
 from nestax import recipes
-from nestax.recipes import _optimizees, _training
+from nestax.recipes import _optimizees
 from nestax.recipes.l2o import _stronger, ablation, quickstart, seconds, stronger_baselines, transfer
 
 MARKS = {"l2o/quickstart": [500, 5_000], "l2o/in-distribution": [100, 200, 500, 10_000]}
@@ -135,21 +131,6 @@ def test_claims_on_stronger_baselines(recipe, ends):
         assert claim.check(good)["holds"] == (claim.id not in impossible), claim.id
         assert not claim.check(bad)["holds"] or claim.id in {*other, "C2", "C2-conv"}, claim.id
         assert not claim.check({"problems": {}, "trainings": {}})["holds"]
-
-
-def test_of_several_starts_the_best_one_is_taken(tmp_path):
-    """And all of them go on from their folders."""
-    how = _training.Training("rnnprop-small", ((4, 2),), 2, 1, 1, num_tasks=2, decays=True, num_starts=2)
-    problem = nx.problems.Quadratic(jnp.array([1.0, 10.0]))
-    optimizer, told = _training.train(dataclasses.asdict(how), problem, 0, tmp_path)
-    scores = told["validations"]
-    assert (told["start"], told["best_validation"]) == (int(scores[1] < scores[0]), min(scores))
-    assert scores[0] != scores[1]
-    ends = [nx.learned.load(tmp_path / str(i) / "optimizer.safetensors") for i in range(2)]
-    assert [eqx.tree_equal(optimizer, end) for end in ends] == [i == told["start"] for i in range(2)]
-    again, same = _training.train(dataclasses.asdict(how), problem, 0, tmp_path)
-    assert eqx.tree_equal(optimizer, again)
-    assert same == told
 
 
 def test_a_run_that_failed_counts_as_infinite():
