@@ -10,6 +10,7 @@ import pytest
 
 import nestax as nx
 from nestax.recipes import _zoo
+from nestax.recipes._zoo import _entry, _minimization
 
 FOLDER = pathlib.Path(nx.learned.__file__).parent / "zoo"
 
@@ -30,7 +31,7 @@ def test_a_card_is_that_of_its_weights(name):
     assert card["licence"] == "Apache-2.0"
     entry = _zoo.ENTRIES[name]
     assert (card["summary"], card["fails"]) == (entry.summary, list(entry.fails))
-    assert card["training"]["schedule"] == json.loads(json.dumps(_zoo._told(entry.schedule)))
+    assert card["training"]["schedule"] == json.loads(json.dumps(entry.told()["schedule"]))
     scores = {seed: value["score"] for seed, value in card["seeds"].items()}
     assert min(scores, key=lambda seed: scores[seed]) == str(card["chosen"])
     assert set(card["evaluations"]) == set(entry.shown_on)
@@ -68,11 +69,11 @@ def test_a_family_is_looked_at_on_draws_of_its_own(monkeypatch):
     """The curves are those of `solve` on the draws, without and with adaptation to them, and there is no accuracy."""
     family = nx.FromSampler(nx.problems.uniform_lasso, num_instances=3, rows=2, dim=2)
     monkeypatch.setitem(_zoo.FAMILIES, "tiny", family)
-    monkeypatch.setattr(_zoo, "_RATES", (0.01, 0.1))
+    monkeypatch.setattr(_minimization, "_RATES", (0.01, 0.1))
     optimizer = nx.learned.preset("rnnprop-small", key=jax.random.key(0))
     entry = _zoo.Entry("s", ("f",), "rnnprop-small", ("tiny",), ((4, 1),), marks=(100,), rivals=("adam",), num_runs=2)
     entry = dataclasses.replace(entry, judged_at=(100,), adaptation_steps=1)
-    rows = _zoo._evaluate(entry, optimizer, "tiny", 3)
+    rows = entry.evaluate(optimizer, "tiny", 3)
     learned, adapted, adam = rows.values()
     assert list(rows)[1] == "adapted by 1 updates"
     assert list(rows)[2] in ("adam 0.01", "adam 0.1")
@@ -90,12 +91,12 @@ def test_a_family_is_looked_at_on_draws_of_its_own(monkeypatch):
             found.append(np.log(np.asarray(losses[-20:, 0], np.float64).mean()))
         return np.array(found)
 
-    shown = _zoo._key(3, _zoo._EVALUATION)
+    shown = _entry.key_of(3, _entry.EVALUATION)
     for row, steps in ((learned, 0), (adapted, 1)):
         found = by_hand(shown, steps)
         assert row["ln_loss"]["100"] == pytest.approx([found.mean(), found.min(), found.max()], abs=0.006)
-    judged = by_hand(_zoo._key(3, _zoo._VALIDATION), 1).mean()
-    assert _zoo._score(entry, optimizer, 3) == pytest.approx(judged, rel=1e-4)
+    judged = by_hand(_entry.key_of(3, _entry.VALIDATION), 1).mean()
+    assert entry.score(optimizer, 3) == pytest.approx(judged, rel=1e-4)
 
 
 def test_the_names_of_families_are_the_calls_that_draw_from_them():
@@ -116,8 +117,8 @@ def test_an_unknown_name(ask):
 
 @pytest.mark.training
 def test_making_one_keeps_the_best_seed_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(_zoo, "_score", lambda entry, optimizer, seed: float(optimizer.network.readout_weight[0]))
-    monkeypatch.setattr(_zoo, "_evaluate", lambda entry, optimizer, name, seed: {})
+    monkeypatch.setattr(_zoo.Entry, "score", lambda entry, optimizer, seed: float(optimizer.network.readout_weight[0]))
+    monkeypatch.setattr(_zoo.Entry, "evaluate", lambda entry, optimizer, name, seed: {})
     tiny = _zoo.Entry("s", ("f",), "rnnprop-small", ("quadratic",), ((4, 1),), unroll=2, num_seeds=2, shown_on=("x",))
     card = _zoo.make_pretrained("tiny", tmp_path, 3, {"tiny": tiny})
     assert list(card["seeds"]) == ["3", "4"]
@@ -130,6 +131,26 @@ def test_making_one_keeps_the_best_seed_and_resumes(tmp_path, monkeypatch):
     assert _zoo.make_pretrained("tiny", tmp_path, 3, {"tiny": tiny})["seeds"] == card["seeds"]
     with pytest.raises(ValueError, match="Did you mean 'tiny'"):
         _zoo.make_pretrained("tiyn", tmp_path, 3, {"tiny": tiny})
+
+
+def test_every_phase_of_a_training_has_draws_of_its_own(monkeypatch):
+    """And goes on from the one before; the first has the seed's own, as a training in one phase has."""
+    given, made = [], [nx.learned.pretrained(name) for name in ("rnnprop-small", "rnnprop", "l2o-dm", "mixed-momentum")]
+
+    def train(optimizer, tasks, *, key, **how):
+        result = made[len(given)]
+        given.append((optimizer, int(jax.random.bits(key))))
+        return nx.meta.MetaTraining(result, result, [], 0, nx.RESULTS.successful, "")
+
+    monkeypatch.setattr(nx.meta, "train", train)
+    entry = _zoo.Entry("s", ("f",), "rnnprop-small", ("quadratic",), ((4, 1),))
+    entry.train(3)
+    dataclasses.replace(entry, before=(_zoo.Phase(((2, 1),)), _zoo.Phase(((3, 1),)))).train(3)
+    optimizers, keys = zip(*given)
+    assert keys[0] == keys[1] == int(jax.random.bits(jax.random.key(3)))
+    assert len(set(keys[1:])) == 3
+    assert optimizers[2] is made[1]
+    assert optimizers[3] is made[2]
 
 
 def test_the_page_is_up_to_date():

@@ -13,7 +13,7 @@ from ...evaluation import CLASSICAL, tune
 from .. import Claim, Metrics, Recipe, Results, Trial, lines, measured
 from .._optimizees import look
 from .._training import shared_seed
-from .._zoo import ENTRIES, STRONGER, Entry, steps_of, train_entry
+from .._zoo import ENTRIES, STRONGER, Entry, steps_of
 
 SOURCE = "Chen et al., Training stronger baselines for learning to optimize, NeurIPS 2020"
 MLPS: tuple[str, ...] = ("MLP-orig", "MLP-ReLU", "MLP-deeper")
@@ -129,7 +129,7 @@ def _trained(protocol: Protocol, method: str, seed: int, folder: Path) -> tuple[
         short = meta.HorizonCurriculum((20, 40), period=1, min_periods=1, max_epochs=3) if curriculum else ((20, 2),)
         whole = {"before": (), "unroll": 20, "late": None, "validation_runs": 1, "validation_horizon": None}
         entry = dataclasses.replace(entry, problems=("digits-mlp",), schedule=short, **whole)
-    training = train_entry(entry, seed, folder)
+    training = entry.train(seed, folder)
     seconds = sum(record["seconds"] for record in training.history)
     return training.optimizer, {
         "optimizee_steps": steps_of(training),

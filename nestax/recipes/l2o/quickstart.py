@@ -7,7 +7,7 @@ from ... import catalogue, guards, learned
 from ...evaluation import CLASSICAL
 from .. import Metrics, Recipe, Trial, above, at_least, at_most, claims, measured
 from .._training import numbers
-from .._zoo import ENTRIES, train_entry
+from .._zoo import ENTRIES
 from . import _common as common
 
 LEARNED, GUARDED = "learned", "learned, guarded"
@@ -43,7 +43,7 @@ def measure(trial: Trial) -> dict[str, Any]:
         entry = dataclasses.replace(
             entry, schedule=protocol.schedule, unroll=protocol.schedule[0][0], validation_runs=1
         )
-    training = trial.once(f"training-{seed}", lambda folder: train_entry(entry, seed, folder))
+    training = trial.once(f"training-{seed}", lambda folder: entry.train(seed, folder))
     if trial.cell == LEARNED:
         learned.save(trial.folder.parents[2] / "optimizer.safetensors", training.optimizer)
         return common.compare(trial, problem, marks, training.optimizer, {"training": numbers(training)})

@@ -13,7 +13,7 @@ from ... import learned
 from ...evaluation import CLASSICAL, tune
 from .. import Metrics, Recipe, Results, Trial, Value, above, at_most, claims, measured
 from .._optimizees import advance, look, optimizee, start
-from .._zoo import ENTRIES, train_entry
+from .._zoo import ENTRIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure(trial: Trial, problem: str, optimizer: str) -> dict[str, Any]:
 def _trained(protocol: Protocol, seed: int, folder: Path) -> learned.AbstractLearnedOptimizer:
     if protocol.num_meta_seeds == 0:
         return learned.pretrained(protocol.entry)
-    return train_entry(ENTRIES[protocol.entry], seed, folder).optimizer
+    return ENTRIES[protocol.entry].train(seed, folder).optimizer
 
 
 def costs(problem, protocol: Protocol, key) -> dict[str, dict[str, float]]:
