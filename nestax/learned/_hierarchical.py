@@ -14,7 +14,7 @@ from .._gradients import evaluate_losses, joint_gradient
 from .._optimizer import AbstractGradientOptimizer, Cost, StepInfo, apply_updates
 from .._problem import AbstractProblem, Players, Sample
 from .._tree import check_same_structure, common_dtype, with_static
-from ._base import AbstractLearnedOptimizer
+from ._base import AbstractLearnedOptimizer, unravel_like
 from ._hierarchical_network import Direction, HierarchicalNetwork
 
 _BOUND = 33.0  # of logarithms of step lengths
@@ -180,9 +180,7 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         del extra
         check_same_structure(gradients, params, "gradients")
         move, state = self.move(gradients, state)
-        return _like(
-            -jnp.exp(move.log_rate + self.network.offset.astype(move.log_rate.dtype)) * move.direction, params
-        ), state
+        return unravel_like(self.displacement(move), params), state
 
     def move(self, gradients: PyTree, state: HierarchicalState) -> tuple[_Move, HierarchicalState]:
         """The network's outputs, and the next state."""
@@ -196,6 +194,10 @@ class HierarchicalRNN(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         else:
             mean_log_rate = state.log_rate.mean()
         return _advance(network, gradient, state, mean_log_rate, sizes, slice(-1 if self.last_tensor_only else 0, None))
+
+    def displacement(self, move: _Move) -> Float[Array, " n"]:
+        """The step that the outputs stand for."""
+        return -jnp.exp(move.log_rate + self.network.offset.astype(move.log_rate.dtype)) * move.direction
 
     def _cast(self, dtype: Any) -> HierarchicalNetwork:
         return jax.tree.map(lambda x: x.astype(dtype), self.network)
@@ -270,13 +272,6 @@ def _root(x: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
-def _like(flat: Float[Array, " n"], like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    ends = itertools.accumulate(leaf.size for leaf in leaves)
-    pieces = [flat[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype) for leaf, end in zip(leaves, ends)]
-    return jax.tree.unflatten(structure, pieces)
-
-
 class AttendedState(eqx.Module):
     """State of an `AttendedHierarchicalRNN`: that of the network, and the point where it looks."""
 
@@ -330,9 +325,8 @@ class AttendedHierarchicalRNN(AbstractLearnedOptimizer):
         losses = jnp.stack(evaluate_losses(problem, players, sample))
         _, gradients = joint_gradient(problem, state.attended, sample)
         move, inner = self.rnn.move(gradients, state.inner)
-        network, attention = jax.tree.map(lambda x: x.astype(move.log_rate.dtype), (self.rnn.network, self.attention))
+        attention = jax.tree.map(lambda x: x.astype(move.log_rate.dtype), self.attention)
         look = _unit(attention(move.hidden, move.scaled), [x.size for x in jax.tree.leaves(players)])
-        attended = apply_updates(players, _like(-jnp.exp(move.log_rate) * look, players))
-        step = -jnp.exp(move.log_rate + network.offset) * move.direction
-        players = apply_updates(players, _like(step, players))
+        attended = apply_updates(players, unravel_like(-jnp.exp(move.log_rate) * look, players))
+        players = apply_updates(players, unravel_like(self.rnn.displacement(move), players))
         return players, AttendedState(inner, attended), StepInfo(losses, Cost(gradients=1, losses=1))

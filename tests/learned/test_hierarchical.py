@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nestax import meta
+from nestax import meta, solve
 from nestax.learned import AttendedHierarchicalRNN, HierarchicalRNN
+from nestax.problems import FromLoss
 
 from ..helpers import Quadratic, assert_close, cast, unroll
 
@@ -189,6 +190,25 @@ def test_attention_takes_gradients_at_its_own_point(key):
     assert (int(info.cost.gradients), int(info.cost.losses)) == (1, 1)
     fresh = draw(key, AttendedHierarchicalRNN, hidden_sizes=(3, 4, 2))
     assert eqx.tree_equal(fresh.attention, fresh.rnn.network.direction)
+
+
+def _uneven(params):
+    return sum(jnp.sum(jnp.arange(1.0, x.size + 1).reshape(x.shape) * x**2) for x in params.values())
+
+
+def test_attention_to_the_next_iterate_changes_nothing(key):
+    """The two directions start alike, so without the offset between their step lengths the point attended to is the
+    iterate: of several tensors, that of every one."""
+    attended = draw(key, AttendedHierarchicalRNN, hidden_sizes=(3, 4, 2))
+    attended = eqx.tree_at(lambda o: o.rnn.network.offset, attended, jnp.zeros_like(attended.rnn.network.offset))
+    problem = FromLoss(_uneven, PARAMS[0])
+    start = {"players": PARAMS, "state": attended.init(problem, PARAMS, key)}
+    found = solve(problem, attended, num_steps=4, key=key, **start)
+    assert_close(found.state.attended, found.players, rtol=1e-12)
+    plain = solve(problem, attended.rnn, num_steps=4, key=key, **(start | {"state": start["state"].inner}))
+    assert_close(found.players, plain.players, rtol=1e-12)
+    other = eqx.tree_at(lambda o: o.attention.shortcut, attended, -attended.attention.shortcut)
+    assert not eqx.tree_equal(solve(problem, other, num_steps=4, key=key, **start).players, plain.players)
 
 
 @pytest.mark.parametrize("cls", [HierarchicalRNN, AttendedHierarchicalRNN])
