@@ -15,13 +15,13 @@ from ._classical import (
     CLASSICAL_FOR_GAMES as CLASSICAL_FOR_GAMES,
     Tunable as Tunable,
 )
+from ._cost import seconds_per_step as seconds_per_step
 from ._evaluate import (
     Curve as Curve,
     Evaluation as Evaluation,
     Summary as Summary,
     device_name as device_name,
     evaluate as evaluate,
-    seconds_per_step as seconds_per_step,
     summarize as summarize,
 )
 from ._game_runs import (

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,12 @@ from .._family import AnyFamily, FixedProblem, as_family, draw_runs
 from .._many import run_many
 from .._mesh import Devices, fetch, resolve
 from .._optax import AnyOptimizer, as_optimizer
-from .._problem import AbstractProblem
 from .._progress import progress_bar
 from .._records import pieces
-from .._rollout import rollout
-from .._solve import count_calls, solve, stack_samples, start
-from .._step import OptimizerStep
+from .._solve import count_calls, solve
 from .._version import __version__
 from ..measures import trailing_window
+from ._cost import clock, seconds_per_step
 from ._tune import DRAWN
 
 
@@ -58,8 +55,8 @@ class Curve:
     - `losses`: loss before every step, shape `(runs, steps)`; NaN from a failure on. Runs of one problem are next to
       each other.
     - `gradients`: joint gradients evaluated up to and including each step, shape `(steps,)`.
-    - `seconds_per_step`: wall-clock of one step of a single run, after compilation, on this machine.
-    - `batched_seconds_per_step`: the same, per run, where all runs go on at once (`vmap`).
+    - `seconds_per_step`: of one step of a single run, after compilation, on this machine: `seconds_per_step`.
+    - `batched_seconds_per_step`: the same, per run, where all runs go on at once (`vmap`): one timing of this process.
     - `num_problems`: how many problems the runs are of.
     """
 
@@ -248,10 +245,12 @@ def evaluate(
             curves[name] = Curve(
                 runs.losses[..., 0].astype(np.float64),
                 np.repeat(runs.cost.gradients.max(axis=0), updates).cumsum() // updates,
-                seconds_per_step(first, optimizer, key),
+                math.nan,  # measured below, in turns
                 _batched_seconds_per_step(family, optimizer, choices, keys, num_steps, devices),
                 num_problems,
             )
+    for name, seconds in seconds_per_step(first, optimizers, key=key).items():
+        curves[name] = dataclasses.replace(curves[name], seconds_per_step=seconds)
     described = family.problem if isinstance(family, FixedProblem) else problem
     name = getattr(described, "__name__", type(described).__name__)
     return Evaluation(curves, num_steps, num_seeds, name, num_problems)
@@ -264,21 +263,6 @@ def _problem_of(family, choice):
 def _batched_seconds_per_step(family, optimizer, choices, keys, num_steps: int, mesh) -> float:
     """Of a program that has just been compiled: the whole run, or its first chunk."""
     num = next(iter(pieces(count_calls(optimizer, num_steps), 1, None))) * optimizer.updates_per_step
-    started = time.perf_counter()
+    started = clock()
     jax.block_until_ready(run_many(solve, family, optimizer, choices, keys, mesh, num_steps=num).info)
-    return (time.perf_counter() - started) / (num * keys.size)
-
-
-def seconds_per_step(problem: AbstractProblem, optimizer: AnyOptimizer, key: PRNGKeyArray, num: int = 100) -> float:
-    """Wall-clock seconds per update of one run, compilation excluded: the better of two timings of `num` steps."""
-    optimizer = as_optimizer(optimizer)
-    players, state, _ = start(problem, optimizer, None, None, key)
-    carry = (players, state)
-    xs = stack_samples(problem, key, num, optimizer.samples_per_step)
-    step, times = OptimizerStep(problem, optimizer), []
-    for _ in range(3):
-        started = time.perf_counter()
-        out = rollout(step, carry, xs, num_steps=num, throw=False)
-        jax.block_until_ready(eqx.filter(out.carry, eqx.is_array))
-        times.append(time.perf_counter() - started)
-    return min(times[1:]) / (num * optimizer.updates_per_step)
+    return (clock() - started) / (num * keys.size)

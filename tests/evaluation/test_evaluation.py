@@ -9,6 +9,7 @@ import pytest
 
 import nestax as nx
 from nestax import evaluation
+from nestax.evaluation import _cost
 
 PROBLEM = nx.problems.Quadratic(jnp.array([1.0, 2.0]))
 
@@ -43,6 +44,24 @@ def test_all_optimizers_start_alike_and_failures_are_reported(key, tmp_path):
     assert "| sgd |" in evaluation.markdown(result)
     assert value["budgets"]["gradients"] == 20
     assert evaluation.table(result).row_count == 3
+
+
+def test_costs_are_the_best_of_timings_in_turns(key, monkeypatch):
+    """By a clock on which the runs take 8, 20 | 6, 30 | 9, 10 seconds, of two steps each; the first runs compile."""
+    readings = np.cumsum([0.0, 8, 100, 20, 100, 6, 100, 30, 100, 9, 100, 10]).tolist()
+    monkeypatch.setattr(_cost, "clock", lambda: readings.pop(0))
+    contestants = {"sgd": nx.optimizers.sgd(0.1), "adam": nx.optimizers.adam(0.1)}
+    found = evaluation.seconds_per_step(PROBLEM, contestants, key=key, num_steps=2, num_timings=3)
+    assert found == {"sgd": 3.0, "adam": 5.0}
+    assert not readings
+
+
+def test_costs_are_of_the_processor_only_on_a_processor(monkeypatch):
+    monkeypatch.setattr(_cost.time, "process_time", lambda: 1.0)
+    monkeypatch.setattr(_cost.time, "perf_counter", lambda: 2.0)
+    assert _cost.clock() == 1.0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert _cost.clock() == 2.0
 
 
 def test_gradients_are_counted_per_update(key):

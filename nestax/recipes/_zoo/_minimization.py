@@ -218,7 +218,8 @@ class Entry(AbstractEntry):
             how = {"num_steps": last, "num_seeds": 1, "key": key_of(seed, VALIDATION)}
             rate = evaluation.tune(make=make, grid=grid, **tuned_on, **how).best()["learning_rate"]
             contestants[f"{rival} {rate:g}"] = make(rate), 0
-        out = {}
+        timed = {name: one for name, (one, _) in contestants.items()}
+        seconds, out = evaluation.seconds_per_step(problem, timed, key=key), {}
         for name, (one, steps) in contestants.items():
             if family:
                 found = self._look(family, one, self.marks, key, steps)
@@ -226,7 +227,7 @@ class Entry(AbstractEntry):
                 found = look(problem, test, one, self.marks, jax.random.split(key, self.num_runs))
             logs = {str(mark): found[mark]["ln_loss"] for mark in self.marks}
             out[name] = {
-                "ms_per_step": milliseconds(evaluation.seconds_per_step(problem, one, key)),
+                "ms_per_step": milliseconds(seconds[name]),
                 "ln_loss": {m: [number(f(x)) for f in (np.mean, np.min, np.max)] for m, x in logs.items()},
             }
             if test is not None:
