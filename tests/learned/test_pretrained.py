@@ -133,26 +133,6 @@ def test_making_one_keeps_the_best_seed_and_resumes(tmp_path, monkeypatch):
         _zoo.make_pretrained("tiyn", tmp_path, 3, {"tiny": tiny})
 
 
-def test_every_phase_of_a_training_has_draws_of_its_own(monkeypatch):
-    """And goes on from the one before; the first has the seed's own, as a training in one phase has."""
-    given, made = [], [nx.learned.pretrained(name) for name in ("rnnprop-small", "rnnprop", "l2o-dm", "mixed-momentum")]
-
-    def train(optimizer, tasks, *, key, **how):
-        result = made[len(given)]
-        given.append((optimizer, int(jax.random.bits(key))))
-        return nx.meta.MetaTraining(result, result, [], 0, nx.RESULTS.successful, "")
-
-    monkeypatch.setattr(nx.meta, "train", train)
-    entry = _zoo.Entry("s", ("f",), "rnnprop-small", ("quadratic",), ((4, 1),))
-    entry.train(3)
-    dataclasses.replace(entry, before=(_zoo.Phase(((2, 1),)), _zoo.Phase(((3, 1),)))).train(3)
-    optimizers, keys = zip(*given)
-    assert keys[0] == keys[1] == int(jax.random.bits(jax.random.key(3)))
-    assert len(set(keys[1:])) == 3
-    assert optimizers[2] is made[1]
-    assert optimizers[3] is made[2]
-
-
 def test_the_page_is_up_to_date():
     import importlib.util
 

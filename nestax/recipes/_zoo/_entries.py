@@ -46,7 +46,6 @@ STRONGER: Mapping[str, Entry] = {
             "Trained on one network with sigmoid units. All else is transfer: on MLP-deeper it is far behind after "
             "2,000 steps, and single runs of the meta-seeds 0 and 1 never left ln 10 there.",
             "Trainings are touchy: with the meta-rate 1e-3 also in the last phase two of two went astray.",
-            "Its three phases had the same draws when it was made; made anew, each has its own.",
         ),
         "mixed-momentum",
         ("mnist10k-mlp",),

@@ -84,12 +84,12 @@ class Entry(AbstractEntry):
         optimizer, history, skipped = learned.preset(self.preset, key=jax.random.key(seed)), [], 0
         for i, phase in enumerate(self.before):
             folder = run and run.with_name(f"{run.name}-phase-{i}")
-            training = dataclasses.replace(self, **phase._asdict())._go_on(optimizer, _draws(seed, i), folder)
+            training = dataclasses.replace(self, **phase._asdict())._go_on(optimizer, seed, folder)
             optimizer, history, skipped = training.optimizer, history + training.history, skipped + training.num_skipped
-        last = self._go_on(optimizer, _draws(seed, len(self.before)), run)
+        last = self._go_on(optimizer, seed, run)
         return dataclasses.replace(last, history=history + last.history, num_skipped=skipped + last.num_skipped)
 
-    def _go_on(self, optimizer: learned.AbstractLearnedOptimizer, key: Any, run: Path | None) -> meta.MetaTraining:
+    def _go_on(self, optimizer: learned.AbstractLearnedOptimizer, seed: int, run: Path | None) -> meta.MetaTraining:
         """The training of this phase alone."""
         tasks = [_family(name) for name in self.problems]
         if self.relative:
@@ -99,7 +99,7 @@ class Entry(AbstractEntry):
         return meta.train(
             optimizer,
             tasks[0] if len(tasks) == 1 else meta.Ensemble(tasks),
-            key=key,
+            key=jax.random.key(seed),
             schedule=self.schedule,
             unroll=self.unroll,
             estimator=nested,
@@ -237,9 +237,3 @@ class Entry(AbstractEntry):
 
 def _family(name: str) -> AbstractFamily:
     return FAMILIES[name] if name in FAMILIES else as_family(catalogue.by_name(name))
-
-
-def _draws(seed: int, phase: int) -> Any:
-    """The key of a phase: every phase has other problems, initial points and samples."""
-    key = jax.random.key(seed)
-    return jax.random.fold_in(key, phase) if phase else key
