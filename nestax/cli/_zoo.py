@@ -56,11 +56,16 @@ def _show(card: dict[str, Any]) -> None:
     show(f"Trained on {trained}, {steps} steps in {cost['seconds']:.0f} s. Meta-seeds")
     show(f"by {card['score']}: {seeds}; shipped is {card['chosen']}.")
     for problem, rows in card["evaluations"].items():
-        marks = next(iter(rows.values()))["ln_loss"]
-        columns = {f"{problem}, ln loss after": "left", **dict.fromkeys((f"{int(m):,}" for m in marks), "right")}
+        of_games = "distance" in next(iter(rows.values()))
+        kind, unit, form = ("distance", "gradients", ".2g") if of_games else ("ln loss", "steps", ".2f")
+        field = kind.replace(" ", "_")
+        marks = next(iter(rows.values()))[field]
+        columns = {f"{problem}, {kind} after {unit}": "left", **dict.fromkeys((f"{int(m):,}" for m in marks), "right")}
         table = new_table(None, {**columns, "ms/step": "right"})
         for name, row in rows.items():
-            means = [row["ln_loss"][mark][0] for mark in marks]
-            table.add_row(name, *("failed" if x is None else f"{x:.2f}" for x in means), f"{row['ms_per_step']:.3g}")
+            middle = [row[field][mark][0] for mark in marks]  # a mean, of distances a median
+            table.add_row(
+                name, *("failed" if x is None else format(x, form) for x in middle), f"{row['ms_per_step']:.3g}"
+            )
         show(table)
     show(f"Make it anew: {card['command']}")

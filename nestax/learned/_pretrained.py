@@ -23,6 +23,7 @@ PRETRAINED: tuple[str, ...] = (
     "m-l2o-quadratic",
     "m-l2o-rosenbrock",
     "m-l2o-rastrigin",
+    "twin",
 )
 """The names of the trained optimizers that come with the package, the default first."""
 
@@ -33,7 +34,8 @@ def pretrained(name: str | None = None) -> AbstractLearnedOptimizer:
     **Arguments:** `name`: one of `PRETRAINED`. Default: the first, whose steps are the cheapest.
 
     How it was trained, on what, and where it fails stands on its `card`. Far from its training problems it may do
-    badly: use it under `nestax.guards.safeguard`.
+    badly: use it under `nestax.guards.safeguard`. All are for problems of one player but `"twin"`, which is for
+    zero-sum games.
 
     **Raises** `ValueError` for an unknown name, with the nearest one.
 
@@ -64,7 +66,9 @@ def card(name: str | None = None) -> dict[str, Any]:
     - `evaluations`: per problem the natural logarithm of the training loss (mean, minimum and maximum over initial
       points) at several steps, of this optimizer and of tuned classical ones, with milliseconds per step. For families,
       which the card calls by the functions of `nestax.problems` that draw from them, each run is on a draw of its own,
-      and there is one entry more: adapted to the draw by `nestax.meta.adapt`.
+      and there is one entry more: adapted to the draw by `nestax.meta.adapt`. Of games: instead the distance to the
+      saddle set after so many gradients (median and 90th percentile), the percentage of runs that are solved, and
+      gradients per step.
     - `licence`, `version`, `device`.
 
     **Raises** `ValueError` for an unknown name, with the nearest one.

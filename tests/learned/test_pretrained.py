@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
 import nestax as nx
 from nestax.recipes import _zoo
-from nestax.recipes._zoo import _entry, _minimization
+from nestax.recipes._zoo import _entry, _games, _minimization
 
 FOLDER = pathlib.Path(nx.learned.__file__).parent / "zoo"
 
@@ -18,8 +19,8 @@ FOLDER = pathlib.Path(nx.learned.__file__).parent / "zoo"
 def test_the_folder_holds_exactly_what_is_listed():
     files = {path.name for path in FOLDER.iterdir()}
     assert files == {f"{name}{suffix}" for name in nx.learned.PRETRAINED for suffix in (".safetensors", ".json")}
-    assert set(nx.learned.PRETRAINED) == set(_zoo.ENTRIES)
-    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 400_000
+    assert set(nx.learned.PRETRAINED) == set(_zoo.SHIPPED)
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 450_000
 
 
 @pytest.mark.parametrize("name", nx.learned.PRETRAINED)
@@ -29,7 +30,7 @@ def test_a_card_is_that_of_its_weights(name):
     assert set(card["arguments"]) == set(optimizer.config())
     assert card["fails"]
     assert card["licence"] == "Apache-2.0"
-    entry = _zoo.ENTRIES[name]
+    entry = _zoo.SHIPPED[name]
     assert (card["summary"], card["fails"]) == (entry.summary, list(entry.fails))
     assert card["training"]["schedule"] == json.loads(json.dumps(entry.told()["schedule"]))
     scores = {seed: value["score"] for seed, value in card["seeds"].items()}
@@ -97,6 +98,51 @@ def test_a_family_is_looked_at_on_draws_of_its_own(monkeypatch):
         assert row["ln_loss"]["100"] == pytest.approx([found.mean(), found.min(), found.max()], abs=0.006)
     judged = by_hand(_entry.key_of(3, _entry.VALIDATION), 1).mean()
     assert entry.score(optimizer, 3) == pytest.approx(judged, rel=1e-4)
+
+
+@pytest.mark.training
+def test_the_one_for_games_solves_a_game():
+    """Drawn from its training distribution, to float32's precision, from a start a good part of a unit away."""
+    game = nx.problems.Seesaw.random(jax.random.key(8), **nx.catalogue.SEESAW_RANGES[7])
+    solution = nx.solve(game, nx.learned.pretrained("twin"), num_steps=300, key=jax.random.key(9))
+    before, after = (np.hypot(*game.distances(players)) for players in (game.init(jax.random.key(9)), solution.players))
+    assert after < 1e-4 < before
+
+
+@pytest.mark.training
+def test_games_are_compared_after_as_many_gradients(monkeypatch):
+    """Of which the learned optimizer takes two a step, and GDA one."""
+    monkeypatch.setattr(
+        _games, "CLASSICAL_FOR_GAMES", {"gda": nx.evaluation.Tunable(nx.optimizers.sgd, {"learning_rate": (0.1, 1e30)})}
+    )
+    (name, family) = ("RotatedSaddle.random", _zoo.GAMES["RotatedSaddle.random"])
+    entry = _zoo.GameEntry("s", ("f",), "twin", (name,), (name,), (4, 8), ("gda",), num_games=3, num_starts=2)
+    optimizer = nx.learned.preset("twin", key=jax.random.key(0))
+    rows = entry.evaluate(optimizer, name, 3)
+    assert list(rows) == ["learned", "gda 0.1"]
+
+    def runs(one, purpose):
+        draw, run = jax.random.split(_entry.key_of(3, purpose))
+        games = jax.vmap(family)(jax.random.split(draw, 3))
+        return nx.evaluation.run_games(games, one, num_steps=8, key=run, num_starts=2).joint
+
+    for row, one, each in ((rows["learned"], optimizer, 2), (rows["gda 0.1"], nx.optimizers.sgd(0.1), 1)):
+        found = runs(one, _entry.EVALUATION)
+        assert row["gradients_per_step"] == each
+        for mark in (4, 8):
+            expected = np.percentile(found[..., mark // each], [50, 90])
+            assert row["distance"][str(mark)] == pytest.approx(expected, rel=0.06)  # two digits
+        assert row["solved"] == 0.0
+    ends = np.log(runs(optimizer, _entry.VALIDATION)[..., 3:5].mean(axis=-1))  # the last fifth of four steps
+    assert entry.score(optimizer, 3) == pytest.approx(ends.mean(), rel=1e-6)
+
+
+def test_the_names_of_games_are_the_calls_that_draw_from_them(key):
+    for name, family in _zoo.GAMES.items():
+        kind, _, number = name.removesuffix("])").partition(".random(**SEESAW_RANGES[")
+        arguments = nx.catalogue.SEESAW_RANGES[int(number)] if number else {}
+        make = getattr(nx.problems, kind.removesuffix(".random")).random
+        assert eqx.tree_equal(family(key), make(key, **arguments), rtol=1e-6)
 
 
 def test_the_names_of_families_are_the_calls_that_draw_from_them():

@@ -73,7 +73,6 @@ class GameEntry(AbstractEntry):
             "tasks": settings["num_tasks"],
             "meta_loss": "sum of squared norms of the gradient, relative to the first of an unroll",
             "meta_optimizer": "Adam 0.003, decaying",
-            "imitation": 0.0,
             "validate_every": settings["validation"].every,
         }
 

@@ -8,12 +8,12 @@ from ... import evaluation, learned
 from ..._checks import unknown_name
 from ..._storage import write_json
 from ..._version import __version__
-from ._entries import ENTRIES
+from ._entries import SHIPPED
 from ._entry import AbstractEntry, steps_of
 
 
 def make_pretrained(
-    name: str, folder: Path, seed: int = 0, entries: Mapping[str, AbstractEntry] = ENTRIES
+    name: str, folder: Path, seed: int = 0, entries: Mapping[str, AbstractEntry] = SHIPPED
 ) -> dict[str, Any]:
     """Makes `NAME.safetensors` and its card `NAME.json` in a folder, from a seed; an interrupted call goes on.
 
