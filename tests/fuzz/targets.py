@@ -396,6 +396,7 @@ def special() -> dict[str, Any]:
         "evaluation.tune_games.make": nx.optimizers.sgd,
         "evaluation.tune.make": nx.optimizers.sgd,
         "evaluation.evaluate.optimizers": {"sgd": optax.sgd(0.1)},
+        "evaluation.seconds_per_step.optimizers": {"sgd": optax.sgd(0.1)},
         "meta.FromSampler.make": nx.problems.RotatedSaddle.random,
         "evaluation.mean_interval.values": np.ones(4),
         "measures.first_below.values": jnp.ones(4),
