@@ -12,27 +12,27 @@ import optax
 
 import nestax as nx
 
-from .helpers import NoisyQuadratic, NoisySaddle, Quadratic, QuadraticSaddle, Trees
+from .helpers import Noisy, Quadratic, QuadraticSaddle, Trees
 
 
 def quadratic(dtype):
     return Quadratic(jnp.array([0.5, 1.0, 3.0], dtype))
 
 
-def noisy(dtype):
-    return NoisyQuadratic(jnp.asarray(0.3, dtype))
-
-
-def trees(dtype):
-    return Trees(jnp.asarray(0.7, dtype))
-
-
 def saddle(dtype):
     return QuadraticSaddle(jnp.array([0.5, 1.0, 3.0], dtype))
 
 
+def noisy_quadratic(dtype):
+    return Noisy.of(quadratic(dtype), jnp.asarray(0.3, dtype))
+
+
+def noisy_trees(dtype):
+    return Noisy.of(Trees(jnp.asarray(0.7, dtype)), jnp.asarray(0.3, dtype))
+
+
 def noisy_saddle(dtype):
-    return NoisySaddle(noisy(dtype))
+    return Noisy.of(saddle(dtype), jnp.asarray(0.1, dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Case:
 
     name: str
     make: Callable  # from a learning rate (float, array or tracer; for a learned optimizer its output scale)
-    rate: float = 0.05  # a learning rate at which nothing diverges on `problems`
+    rate: float = 0.05  # a learning rate at which nothing diverges on `problem`
     of: Callable | None = None  # what it is a case of, a public class or function; default `make`
-    problems: tuple[Callable, Callable] = (trees, noisy)  # from a dtype; the first is used where one is enough
+    problem: Callable = noisy_trees  # from a dtype
     small: Callable = quadratic  # from a dtype; deterministic
     reference: Callable | None = None  # the same as a plain Optax transformation, from a float
     sweepable: bool = True  # `make` takes an array: the learning rate is a leaf
@@ -121,9 +121,9 @@ def leafwise(scale):
     return nx.learned.Leafwise(rnnprop)
 
 
-GUARD = {"problems": (quadratic, noisy), "needs_loss": True, "exact_state": False}
-ZERO_SUM = {"problems": (saddle, noisy_saddle), "small": saddle}
-HIERARCHICAL = {"problems": (quadratic, noisy), "sweepable": False, "differentiable": False}
+GUARD = {"problem": noisy_quadratic, "needs_loss": True, "exact_state": False}
+ZERO_SUM = {"problem": noisy_saddle, "small": saddle}
+HIERARCHICAL = {"problem": noisy_quadratic, "sweepable": False, "differentiable": False}
 
 CASES = (
     Case("sgd", nx.optimizers.sgd, reference=optax.sgd),
@@ -190,7 +190,7 @@ CASES = (
         "loss-guard",
         loss_guard,
         of=nx.guards.LossGuard,
-        problems=(quadratic, noisy),
+        problem=noisy_quadratic,
         needs_loss=True,
         exact_state=False,
     ),
@@ -200,7 +200,7 @@ CASES = (
         "residual-guard",
         residual_guard,
         of=nx.guards.ResidualGuard,
-        problems=(quadratic, noisy),
+        problem=noisy_quadratic,
         needs_loss=True,
         exact_state=False,
     ),
@@ -220,7 +220,7 @@ CASES = (
         lambda s: nx.learned.MixedMomentum(width=3, scale=s, feature_derivatives=True, key=jax.random.key(0)),
         of=nx.learned.MixedMomentum,
     ),
-    Case("leafwise", leafwise, of=nx.learned.Leafwise, problems=(quadratic, noisy)),
+    Case("leafwise", leafwise, of=nx.learned.Leafwise, problem=noisy_quadratic),
     # Rates of hierarchical optimizers are the range of a random draw, so no leaves.
     Case("l2o-scale", hierarchical(nx.learned.HierarchicalRNN), of=nx.learned.HierarchicalRNN, **HIERARCHICAL),
     Case(

@@ -1,6 +1,7 @@
 """Strict settings for every test: float64, no silent promotion, types and shapes checked at run time."""
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -20,7 +21,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Programs here run for milliseconds and compile for seconds; the fixture `optimized` switches the passes on again.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_traceback_in_locations_limit", 0)  # who called what is not written into programs
-# No compilation cache on disk: a test must see the code that it compiles, and a stale entry would hide a retrace.
+# No compilation cache on disk, also after a command that would switch it on: a test must see the code that it compiles,
+# and a stale entry would hide a retrace.
+jax.config.update("jax_enable_compilation_cache", False)
 
 jaxtyping.install_import_hook("nestax", "beartype.beartype")  # before anything imports nestax
 compiling.share_contexts()
@@ -36,6 +39,13 @@ MANY_MAPS = 10_000  # of the 65,530 memory maps that Linux allows a process, of 
 MANY_BYTES = 0.8e9  # that a worker holds before a module; the largest one adds a gigabyte
 
 
+def give_back() -> None:
+    """Memory that is free goes back to the system. Without this, all that was ever held seems to be held for good."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
     """Without this, a worker that has run a thousand tests dies in the compiler, or takes more than 2 GB."""
@@ -47,6 +57,7 @@ def forget_compiled_programs():
     if held > MANY_BYTES or maps.read_bytes().count(b"\n") > MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+        give_back()
 
 
 @pytest.fixture

@@ -33,11 +33,12 @@ class NoisyQuadratic(nx.AbstractProblem):
     def init(self, key):
         return (jax.random.normal(key, (self.dim,), self.scale.dtype),)
 
-    def noise(self, sample):
-        return self.scale * jax.random.normal(sample, (self.dim,), self.scale.dtype)
+    def samples(self, key, num):
+        """The noise itself, the same in all dtypes: a generator inside of the losses would take long to compile."""
+        return self.scale * jax.random.normal(key, (num, self.dim), jnp.float32).astype(self.scale.dtype)
 
     def losses(self, players, sample):
-        return (0.5 * jnp.sum((players[0] - self.noise(sample)) ** 2),)
+        return (0.5 * jnp.sum((players[0] - sample) ** 2),)
 
 
 class Bilinear(nx.AbstractDeterministicProblem):
@@ -101,17 +102,45 @@ class QuadraticSaddle(nx.AbstractMinimax, nx.AbstractDeterministicProblem):
         return jnp.sum(0.5 * self.curvature * (x**2 - y**2) + x * y + 0.1 * x**3 * y)
 
 
-class NoisySaddle(nx.AbstractMinimax):
-    r"""$\tfrac12 \lVert x - \xi \rVert^2 + x^\top y - \tfrac12 \lVert y \rVert^2$, $\xi$ normal."""
+class Noisy(nx.AbstractProblem):
+    """A deterministic problem at a point that the sample moves, in the first player's vectors of three numbers."""
 
-    noisy: NoisyQuadratic
+    problem: nx.AbstractProblem
+    scale: Float[Array, ""]
+
+    @staticmethod
+    def of(problem, scale):
+        return (NoisyMinimax if isinstance(problem, nx.AbstractMinimax) else Noisy)(problem, scale)
 
     def init(self, key):
-        return tuple(self.noisy.init(k)[0] for k in jax.random.split(key))
+        return self.problem.init(key)
+
+    def samples(self, key, num):
+        return NoisyQuadratic(self.scale).samples(key, num)
+
+    def losses(self, players, sample):
+        return self.problem.losses(moved(players, sample), None)
+
+
+class NoisyMinimax(nx.AbstractMinimax):
+    """`Noisy` of a zero-sum game."""
+
+    problem: nx.AbstractMinimax
+    scale: Float[Array, ""]
+
+    def init(self, key):
+        return self.problem.init(key)
+
+    def samples(self, key, num):
+        return NoisyQuadratic(self.scale).samples(key, num)
 
     def payoff(self, players, sample):
-        x, y = players
-        return 0.5 * jnp.sum((x - self.noisy.noise(sample)) ** 2) + x @ y - 0.5 * jnp.sum(y**2)
+        return self.problem.payoff(moved(players, sample), None)
+
+
+def moved(players, sample):
+    first, *others = players
+    return (jax.tree.map(lambda x: x - sample if x.shape == (3,) else x, first), *others)
 
 
 class Chart(nx.AbstractDeterministicProblem):
@@ -211,6 +240,14 @@ def entry(tree, index):
 def cast(tree, dtype):
     """Floating-point leaves in `dtype`, all others as they are."""
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+def with_any_weights(optimizer, scale, seed=0):
+    """A learned optimizer with every weight drawn anew, of this size, so that none of them is at a special value."""
+    leaves, structure = jax.tree.flatten(eqx.filter(optimizer, optimizer.meta_parameters()))
+    rng = np.random.default_rng(seed)
+    leaves = [jnp.asarray(scale * rng.standard_normal(x.shape)) for x in leaves]
+    return eqx.combine(jax.tree.unflatten(structure, leaves), optimizer)
 
 
 def raw(tree):

@@ -33,7 +33,7 @@ def samples_of(problem, key, num_steps, per_step=1):
 def test_a_run_of_many_chunks_equals_a_loop_by_hand(key):
     num_steps, lr = 2_500, 0.1
     solution = nx.solve(NOISY, nx.optimizers.sgd(lr), num_steps=num_steps, key=key)
-    noise = np.asarray(jax.vmap(NOISY.noise)(samples_of(NOISY, key, num_steps)))
+    noise = np.asarray(samples_of(NOISY, key, num_steps))
     x = np.asarray(NOISY.init(jax.random.split(key, 3)[0])[0])
     losses = []
     for t in range(num_steps):
@@ -145,7 +145,7 @@ class Triple(nx.AbstractOptimizer):
 def test_several_samples_and_several_updates_per_step(key):
     solution = nx.solve(NOISY, Triple(jnp.array(0.1)), num_steps=3_600, key=key)
     calls = 1_200
-    noise = np.asarray(jax.vmap(NOISY.noise)(samples_of(NOISY, key, calls, per_step=2))).reshape(calls, 2, 3)
+    noise = np.asarray(samples_of(NOISY, key, calls, per_step=2)).reshape(calls, 2, 3)
     x = np.asarray(NOISY.init(jax.random.split(key, 3)[0])[0])
     losses = []
     for pair in noise:

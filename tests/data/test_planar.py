@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
-from sklearn.datasets import make_circles
 
 from nestax import data
 
@@ -27,6 +25,8 @@ def test_both_are_fixed_by_their_seed(name):
 
 
 def test_circles_are_those_of_scikit_learn():
+    from sklearn.datasets import make_circles
+
     points, labels = make_circles(200, noise=0.2, factor=0.3, random_state=5)
     dataset = data.circles(200, noise=0.2, factor=0.3, seed=5)
     np.testing.assert_array_equal(dataset.inputs, np.asarray(points, np.float32))
@@ -36,6 +36,8 @@ def test_circles_are_those_of_scikit_learn():
 def test_best_error_on_circles():
     # The distance from the origin has a Rice distribution, so the best classifier has a closed form: the error that is
     # stated, and what it makes of drawn points.
+    import scipy.stats  # for this file alone, so not while tests are collected
+
     grid = np.linspace(1e-3, 2, 20_001)
     densities = np.array([scipy.stats.rice.pdf(grid, radius / 0.1, scale=0.1) for radius in (1.0, 0.5)])
     threshold = grid[(densities[1] > densities[0])].max()
@@ -47,6 +49,8 @@ def test_best_error_on_circles():
 
 
 def test_spirals_lie_on_their_curve():
+    import scipy.stats
+
     dataset = data.spirals(2_000, noise=0.0, turns=2.0)
     radius = np.linalg.norm(np.asarray(dataset.inputs, np.float64), axis=1)
     angle = 4 * np.pi * radius + np.pi * np.asarray(dataset.labels)

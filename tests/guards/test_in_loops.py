@@ -72,7 +72,7 @@ def train(guard, blocks, params, validation=lambda block: [block[N]]):
 def test_the_same_guard(name, key):
     """A training loop around the Optax form visits the iterates of `step` on the same batches."""
     guard = LossGuard(PROPOSAL, FALLBACK, rule=Blocks(N, 2), **GUARDS[name])
-    samples = PROBLEM.samples(key, 8 * (N + 2)).reshape(8, N + 2)
+    samples = PROBLEM.samples(key, 8 * (N + 2)).reshape(8, N + 2, 3)
     ours = drive(guard, PROBLEM, samples, key)
     params, accepted, _ = train(guard, samples, PROBLEM.init(key))
     assert accepted == ours.info.aux.accepted.astype(bool).tolist()
@@ -114,7 +114,7 @@ def test_the_same_safeguard_within_a_step_of_either_guard(key):
 
 def test_adaptive_blocks_in_a_loop_grow_while_undecided(key):
     """The loop hands over one loss per minibatch; where they are undecided, the next decision is later."""
-    samples = PROBLEM.samples(key, 12 * (N + 4)).reshape(12, N + 4)
+    samples = PROBLEM.samples(key, 12 * (N + 4)).reshape(12, N + 4, 3)
     rule = AdaptiveBlocks(N, 4, width=1e6, max_multiple=4)
     _, _, state = train(LossGuard(optax.sgd(0.101), optax.sgd(0.1), rule=rule), samples[:3], PROBLEM.init(key))
     assert (int(state.multiple), int(state.position), int(state.in_step)) == (4, 0, 3 * N)  # after blocks of 1 and 2

@@ -34,11 +34,11 @@ def drive(guard, problem, samples, key):
 
 def draw(key, pieces, size, per_step=1):
     """The samples of so many pieces of blocks, `per_step` of them to a step."""
-    return PROBLEM.samples(key, pieces * size).reshape(pieces // per_step, per_step * size)
+    return PROBLEM.samples(key, pieces * size).reshape(pieces // per_step, per_step * size, 3)
 
 
 def training_part(samples, size=N + M):
-    return samples.reshape(-1, size)[:, :N].reshape(-1, 1)
+    return samples.reshape(-1, size, 3)[:, :N].reshape(-1, 1, 3)
 
 
 def curve(out):
@@ -225,7 +225,7 @@ def test_the_standard_error_is_that_of_paired_differences(key):
     samples = draw(key, 1, 9)
     out = drive(guard, PROBLEM, samples, key)
     x = PROBLEM.init(key)[0]
-    gradient = x - PROBLEM.noise(samples[0, 0])
+    gradient = x - samples[0, 0]
     pairs = [[PROBLEM.losses((x - rate * gradient,), samples[0, 1 + j])[0] for rate in (0.5, 0.1)] for j in range(8)]
     difference = np.subtract(*np.array(pairs).T)
     np.testing.assert_allclose(out.info.aux.standard_error[0], difference.std(ddof=1) / np.sqrt(8), rtol=1e-10)

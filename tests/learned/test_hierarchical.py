@@ -12,7 +12,7 @@ from nestax import meta, solve
 from nestax.learned import AttendedHierarchicalRNN, HierarchicalRNN
 from nestax.problems import FromLoss
 
-from ..helpers import Quadratic, assert_close, cast, unroll
+from ..helpers import Quadratic, assert_close, cast, unroll, with_any_weights
 
 PARAMS = ({"a": jnp.array([[0.5, -1.0, 2.0], [0.1, 0.0, 1.0]]), "b": jnp.array([1.0, -0.3])},)
 
@@ -26,12 +26,7 @@ def draw(key, cls: Any = HierarchicalRNN, **arguments) -> Any:
 
 
 def small(key, cls: Any = HierarchicalRNN, **arguments) -> Any:
-    """With every weight drawn anew, so that none of them is at a special value."""
-    optimizer = draw(key, cls, hidden_sizes=(3, 4, 2), **arguments)
-    leaves, structure = jax.tree.flatten(eqx.filter(optimizer, optimizer.meta_parameters()))
-    rng = np.random.default_rng(0)
-    leaves = [jnp.asarray(0.7 * rng.standard_normal(x.shape)) for x in leaves]
-    return eqx.combine(jax.tree.unflatten(structure, leaves), optimizer)
+    return with_any_weights(draw(key, cls, hidden_sizes=(3, 4, 2), **arguments), 0.7)
 
 
 def gradients(step):

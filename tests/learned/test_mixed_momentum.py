@@ -10,7 +10,7 @@ import nestax as nx
 from nestax._tree import with_static
 from nestax.learned import MixedMomentum
 
-from ..helpers import assert_close
+from ..helpers import assert_close, with_any_weights
 
 PARAMS = {"a": jnp.linspace(-1.0, 2.0, 6).reshape(2, 3), "b": jnp.array([0.5, -0.25])}
 SIZES = (6, 2)
@@ -18,12 +18,7 @@ SIZES = (6, 2)
 
 @pytest.fixture(scope="module")
 def optimizer():
-    """With weights of the order of 1, so that none of them is at a special value."""
-    drawn = eqx.filter_jit(MixedMomentum)(width=4, key=jax.random.key(0))
-    leaves, structure = jax.tree.flatten(eqx.filter(drawn, drawn.meta_parameters()))
-    rng = np.random.default_rng(0)
-    leaves = [jnp.asarray(0.5 * rng.standard_normal(x.shape)) for x in leaves]
-    return eqx.combine(jax.tree.unflatten(structure, leaves), drawn)
+    return with_any_weights(eqx.filter_jit(MixedMomentum)(width=4, key=jax.random.key(0)), 0.5)
 
 
 def gradients(step):
