@@ -93,7 +93,9 @@ def test_forward_mode_and_second_derivatives_of_an_unroll():
     tangent = jax.jvp(lambda h: outer_loss(h, lr, n, nx.KeepAll()), (jnp.array(h),), (jnp.array(1.0),))[1]
     np.testing.assert_allclose(tangent, -2 * n * lr * (1 - lr * h) ** (2 * n - 1), rtol=1e-12)
     for policy in ("keep", "root"):
-        second = jax.grad(jax.grad(lambda h, policy=policy: outer_loss(h, lr, n, POLICIES[policy])))(jnp.array(h))
+        second = jax.jit(jax.grad(jax.grad(lambda h, policy=policy: outer_loss(h, lr, n, POLICIES[policy]))))(
+            jnp.array(h)
+        )
         np.testing.assert_allclose(second, 2 * n * (2 * n - 1) * lr**2 * (1 - lr * h) ** (2 * n - 2), rtol=1e-11)
 
 
@@ -157,7 +159,7 @@ def test_a_diverging_learning_rate_does_not_touch_the_others(key):
     np.testing.assert_array_equal(batch.num_steps, [30, 1, 30, 30])
     np.testing.assert_allclose(batch.carry[0][0][:, 0], (1 - rates * h) ** np.where(rates > 10, 1, 30), rtol=1e-12)
     assert jax.tree.map(lambda x: x[1], batch.result) == nx.RESULTS.nonfinite
-    gradients = jax.vmap(jax.grad(lambda lr: run(lr).carry[0][0][0]))(jnp.array(rates))
+    gradients = jax.jit(jax.vmap(jax.grad(lambda lr: run(lr).carry[0][0][0])))(jnp.array(rates))
     healthy = np.array([0, 2, 3])
     expected = -30 * h * (1 - rates[healthy] * h) ** 29
     np.testing.assert_allclose(gradients[healthy], expected, rtol=1e-11)

@@ -245,7 +245,9 @@ def test_the_gradient_of_a_healthy_run_beside_a_failing_one_is_finite():
     def final(start, xs):
         return nx.rollout(Map(double), start, xs, throw=False).carry
 
-    gradients = jax.vmap(jax.grad(final), in_axes=(None, 0))(jnp.array(1.0), jnp.array([[0.0, 0.0], [0.0, jnp.nan]]))
+    gradients = jax.jit(jax.vmap(jax.grad(final), in_axes=(None, 0)))(
+        jnp.array(1.0), jnp.array([[0.0, 0.0], [0.0, jnp.nan]])
+    )
     np.testing.assert_array_equal(gradients, [4.0, 2.0])  # the failed run stops after one doubling
 
 

@@ -102,9 +102,16 @@ def curved(bend=0.0):
     return Curved(*draw(keys[1], 40), *draw(keys[2], 30), bend)
 
 
+@jax.jit
 def hessian(problem, hyperparameters, weights):
     flat, unravel = ravel_pytree(weights)
     return jax.hessian(lambda w: problem.inner_loss(hyperparameters, unravel(w), None))(flat)
+
+
+@jax.jit
+def slopes(problem, players):
+    """The gradients by the weights of the inner and of the outer loss, flat."""
+    return tuple(flat(jax.grad(loss, 1)(*players, None)) for loss in (problem.inner_loss, problem.outer_loss))
 
 
 @jax.jit

@@ -35,7 +35,7 @@ def sample_of(problem):
 def slopes(prepared, parameters, hyperparameters):
     """The Jacobian of the response at the point that it is centred at."""
     around = jax.lax.stop_gradient(hyperparameters)
-    return jax.jacobian(lambda h: prepared.respond(parameters, h, around))(hyperparameters)
+    return jax.jit(jax.jacobian(lambda h: prepared.respond(parameters, h, around)))(hyperparameters)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_algorithm_3_finds_response_and_optimum(quadratic, best):
     check_solved(quadratic, best, method, tune(quadratic, method))
 
 
+@pytest.mark.training
 def test_algorithm_2_finds_response_and_optimum(quadratic, best):
     """Two phases: the response alone, then hyperparameters with the response fixed, whose parameters stay."""
     method = hyper.Hypernetwork(hyper.LinearResponse(), hyper.Normal(0.0, 2.0), num_samples=8)
@@ -100,7 +101,7 @@ def test_a_step_is_that_of_algorithm_3_by_hand(quadratic):
     }
     sample = sample_of(prepared)
     sampled = method.sampling.draw(sample.key, h, None, 2)
-    got = jax.grad(prepared.inner_loss, argnums=1)(located, parameters, sample)
+    got = jax.jit(jax.grad(prepared.inner_loss, argnums=1))(located, parameters, sample)
     want = jax.tree.map(jnp.zeros_like, parameters)
     for one in sampled:
         delta = (one - h) / 0.1
@@ -174,7 +175,7 @@ def test_the_entropy_has_its_closed_form():
     sampling = hyper.AdaptiveAround(0.5, entropy_weight=0.3)
     spread = sampling.initial_spread(jnp.zeros(3)) + jnp.array([-1.0, 0.0, 2.0])
     deviation = jax.nn.softplus(spread)
-    gradient = jax.grad(lambda s: -sampling.entropy(s))(spread)
+    gradient = jax.jit(jax.grad(lambda s: -sampling.entropy(s)))(spread)
     np.testing.assert_allclose(gradient, -0.3 * jax.nn.sigmoid(spread) / deviation, rtol=1e-9)
     exact = 0.3 * np.sum(np.log(np.asarray(deviation) * np.sqrt(2 * np.pi * np.e)))
     assert float(sampling.entropy(spread)) == pytest.approx(exact)
@@ -210,7 +211,7 @@ def test_a_scale_that_collapses_is_clipped_and_reported(quadratic):
     with pytest.warns(UserWarning, match=r"scales of 3 of 3 hyperparameters collapsed to their lower bound, 0.005"):
         tuning = tune(quadratic, method, outer_optimizer=optax.adam(0.5), num_outer_steps=20, record_every=10)
     assert tuning.history[-1]["smallest_scale"] == pytest.approx(5e-3)
-    again = jax.grad(lambda s: -hyper.AdaptiveAround(smallest=1.0).entropy(s))(jnp.full(1, -9.0))
+    again = jax.jit(jax.grad(lambda s: -hyper.AdaptiveAround(smallest=1.0).entropy(s)))(jnp.full(1, -9.0))
     assert float(again[0]) < -9e-4  # the entropy raises it again
 
 

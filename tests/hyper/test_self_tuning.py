@@ -92,7 +92,7 @@ def test_linearized_response_is_the_finite_difference_of_the_network(classifier)
 def test_steps_of_the_linearized_form_move_disjoint_parameters(classifier):
     made, located, parameters, sample = prepared(classifier, Linearized())
     got = jax.jit(jax.grad(lambda p: made.inner_loss(located, p, sample)))(parameters)
-    general = jax.grad(lambda w: classifier.inner_loss(located.hyperparameters, w, sample.sample))(
+    general = jax.jit(jax.grad(lambda w: classifier.inner_loss(located.hyperparameters, w, sample.sample)))(
         parameters["weights"]
     )
     response = jax.jit(jax.grad(lambda p: made.form.response_loss(made, located, p, sample)))(parameters)
@@ -125,7 +125,7 @@ def test_validation_loss_of_an_adaptive_scale(classifier):
             cross_entropies(classifier, made.response(parameters, (draw - center) / 0.5), VALID)[i]
             for i, draw in enumerate(draws)
         ]
-        slope = jax.grad(made.outer_loss)(located, closed, sample)
+        slope = jax.jit(jax.grad(made.outer_loss))(located, closed, sample)
         return made.outer_loss(located, parameters, sample), jnp.mean(jnp.stack(each)), slope.spread
 
     got, loss, slope = all_three(parameters)
@@ -250,7 +250,7 @@ def test_exact_response_of_ridge_regression_is_the_optimum(regression, form):
 
     @jax.jit
     def slope(parameters):
-        each = jax.vmap(jax.grad(lambda p, x: made.inner_loss(located, p, x)), (None, 0))(parameters, samples)
+        each = jax.jit(jax.vmap(jax.grad(lambda p, x: made.inner_loss(located, p, x)), (None, 0)))(parameters, samples)
         if isinstance(form, Linearized):
             return each["gates"]
         # in the centred coordinates: the gates without what moves the weights at the current hyperparameters
@@ -284,7 +284,9 @@ def test_structured_response_with_one_draw_learns_the_tangent_of_ridge_regressio
         record_every=1_500,
     )
     weights, slope = regression.response(located.hyperparameters)
-    tangent = jax.jacobian(lambda h: made.respond(fit.players[0], h, located.hyperparameters))(located.hyperparameters)
+    tangent = jax.jit(jax.jacobian(lambda h: made.respond(fit.players[0], h, located.hyperparameters)))(
+        located.hyperparameters
+    )
     np.testing.assert_allclose(made.original((located, fit.players[0]))[1], weights, atol=0.01)
     expected = slope[:, :, None] * jnp.eye(2)[None]
     assert jnp.linalg.norm(tangent - expected) < 0.05 * jnp.linalg.norm(expected)

@@ -144,7 +144,7 @@ def test_as_optax_is_the_optimizer(key):
     transformation, params = optimizer.as_optax(), start[0]
     state = transformation.init(params)
     for _ in range(5):
-        gradient = jax.grad(lambda x: problem.losses((x,), None)[0])(params)
+        gradient = jax.jit(jax.grad(lambda x: problem.losses((x,), None)[0]))(params)
         updates, state = transformation.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(jnp.asarray(params), solution.players[0], rtol=1e-12)
@@ -161,7 +161,7 @@ def test_as_optax_trains_an_equinox_network(key):
         return jnp.mean((jax.vmap(eqx.combine(params, static))(x) - y) ** 2)
 
     state = transformation.init(params)
-    gradients = jax.grad(loss)(params)
+    gradients = jax.jit(jax.grad(loss))(params)
     updates, state = transformation.update(gradients, state, params)
     changed = optax.apply_updates(params, updates)
     assert jax.tree.structure(changed) == jax.tree.structure(params)

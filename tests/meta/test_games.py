@@ -53,7 +53,7 @@ def test_own_variable_reward_pays_each_move_through_its_own_variable(skip, x_wei
     def value(players):
         return meta.ObjectiveReward(skip_last=skip)(eqx.tree_at(lambda u: u.players, unroll, players))
 
-    gx, gy = jax.grad(value)(unroll.players)
+    gx, gy = jax.jit(jax.grad(value))(unroll.players)
     np.testing.assert_allclose(gx[1:], np.array(x_weights) * gradients(x[1:], y[:-1])[0], rtol=1e-12)
     np.testing.assert_allclose(gy[1:], -np.array(y_weights) * gradients(x[1:], y[1:])[1], rtol=1e-12)
 
@@ -65,7 +65,7 @@ def test_literal_reward_pays_each_player_for_the_other_one_s_moves():
     def value(players):
         return meta.ObjectiveReward(own_variable=False)(eqx.tree_at(lambda u: u.players, unroll, players))
 
-    gx, _ = jax.grad(value)(unroll.players)
+    gx, _ = jax.jit(jax.grad(value))(unroll.players)
     expected = 2 * gradients(x[2], y[1])[0] - 2 * gradients(x[2], y[2])[0]
     np.testing.assert_allclose(gx[2], expected, rtol=1e-10)
 
@@ -85,7 +85,7 @@ def test_gradient_objectives_are_their_formulas():
     def value(players):  # the denominator is held constant
         return meta.Relative(GRADIENT)(eqx.tree_at(lambda u: u.players, unroll, players))
 
-    assert float(jax.grad(value)(unroll.players)[0][0]) == 0.0
+    assert float(jax.jit(jax.grad(value))(unroll.players)[0][0]) == 0.0
 
 
 def test_nikaido_isoda_is_its_formula():

@@ -155,7 +155,7 @@ def test_steps_are_shared(key):
     assert float(gradient.rate) == 0.0
     out, gradient = assisted([1.0, 0.0], key)
     np.testing.assert_allclose(out.state[0][0][0], (1 - rate * h) ** STEPS, rtol=1e-10)
-    slope = jax.grad(lambda r: jnp.sum(h / 2 * (1 - r * h) ** (2 * STEPS)))(rate)
+    slope = jax.jit(jax.grad(lambda r: jnp.sum(h / 2 * (1 - r * h) ** (2 * STEPS))))(rate)
     np.testing.assert_allclose(gradient.rate, slope, rtol=1e-10)
     counts = []
     for seed in range(8):

@@ -56,6 +56,7 @@ def same(a, b):
     assert without_seconds(a.history) == without_seconds(b.history)
 
 
+@pytest.mark.training
 def test_training_makes_the_optimizer_better():
     """On fresh initial points, by a factor: an untrained network hardly moves."""
     optimizer = nx.learned.RNNprop(hidden_sizes=(4,), projection_size=4, key=jax.random.key(0))

@@ -31,5 +31,5 @@ def test_all_three_numbers_are_leaves():
             Quadratic(jnp.array([1.0])), optimizer, num_steps=3, key=jax.random.key(0), throw=False
         ).players[0][0]
 
-    gradients = jax.grad(final, argnums=(0, 1, 2))(jnp.array(0.5), jnp.array(2.0), jnp.array(1.0))
+    gradients = jax.jit(jax.grad(final, argnums=(0, 1, 2)))(jnp.array(0.5), jnp.array(2.0), jnp.array(1.0))
     assert all(np.isfinite(g) and g != 0 for g in gradients)

@@ -26,12 +26,12 @@ def players_of(problem):
 
 def test_closed_forms_are_those_of_automatic_differentiation(problem):
     decay, weights = players_of(problem)
-    hessian = jax.hessian(lambda w: problem.inner_loss(decay, w, None))(weights)
+    hessian = jax.jit(jax.hessian(lambda w: problem.inner_loss(decay, w, None)))(weights)
     np.testing.assert_allclose(problem.curvature(decay), hessian, rtol=1e-9, atol=1e-14)
     exact = hyper.hypergradient(problem, (decay, weights), None, hyper.Implicit(hyper.Exact())).gradient
     np.testing.assert_allclose(problem.hypergradient((decay, weights)), exact, rtol=1e-8)
     best = jnp.asarray(problem.best_response(decay))
-    np.testing.assert_allclose(jax.grad(problem.inner_loss, 1)(decay, best, None), 0, atol=1e-13)
+    np.testing.assert_allclose(jax.jit(jax.grad(problem.inner_loss, 1))(decay, best, None), 0, atol=1e-13)
 
 
 def test_the_start_is_equal_decays_and_no_weights(problem):

@@ -34,9 +34,9 @@ def test_the_published_targets_are_the_loss_of_all_pairs():
         predictions = original.train.inputs @ weights[:-1] + weights[-1]
         return jnp.mean((predictions[:, None] - original.train.targets[None]) ** 2) + jnp.exp(players[0]) @ weights**2
 
-    got = jax.grad(problem.inner_loss, 1)(*players, None)
+    got = jax.jit(jax.grad(problem.inner_loss, 1))(*players, None)
     # the mean of the targets is stored in float32
-    np.testing.assert_allclose(got, jax.grad(all_pairs)(players[1]), rtol=1e-6)
+    np.testing.assert_allclose(got, jax.jit(jax.grad(all_pairs))(players[1]), rtol=1e-6)
 
 
 def test_counts_of_products_mean_the_same_for_every_method():
@@ -56,8 +56,8 @@ def test_counts_of_products_mean_the_same_for_every_method():
 def test_the_series_of_rank_one_multiplies_by_the_mean_gradient():
     problem = cast(_common.regression("diabetes", 0), jnp.float64)
     decay, weights = players_of(problem)
-    g = jax.grad(problem.inner_loss, 1)(decay, weights, None)
-    v = jax.grad(problem.outer_loss, 1)(decay, weights, None)
+    g = jax.jit(jax.grad(problem.inner_loss, 1))(decay, weights, None)
+    v = jax.jit(jax.grad(problem.outer_loss, 1))(decay, weights, None)
     x = 0.01 * (v + (v - 0.01 * g * (g @ v)))
     got = inverse_accuracy.estimate(problem, (decay, weights), inverse_accuracy.RANK_ONE, 1, 0.01)
     np.testing.assert_allclose(got, -2 * x * jnp.exp(decay) * weights, rtol=1e-8)
