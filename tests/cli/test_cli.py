@@ -191,6 +191,7 @@ def test_evaluate_replaces_its_own_files_alone(trained, tmp_path, monkeypatch, c
         invoke(*command, "--output", str(tmp_path / "e"))
 
 
+@pytest.mark.training
 def test_tune_writes_a_run_and_goes_on(tmp_path):
     folder = str(tmp_path / "t")
     value = json.loads(invoke("tune", "--outer-steps", "20", "--terms", "3", "--output", folder, "--json").output)

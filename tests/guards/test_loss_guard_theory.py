@@ -176,6 +176,7 @@ def final_losses(powers, keys):
     return 0.05 * jax.vmap(lambda power: jax.vmap(lambda key: run(power, key))(keys))(powers) ** 2
 
 
+@pytest.mark.training
 def test_p5_a_guarded_run_gets_at_least_as_low_as_its_fallback():
     problem = NoisyGradient(jnp.array(0.1), jnp.array(1.0))
     fallback = nx.optimizers.decaying_sgd(0.5, 20.0)

@@ -366,6 +366,7 @@ def ends_of_the_dilemma(optimizer, key):
     return jax.jit(jax.vmap(run))(jax.random.split(key, 6))
 
 
+@pytest.mark.training
 def test_lola_cooperates_in_the_iterated_prisoner_s_dilemma(key):
     """Foerster et al. (2018): gradient descent ends in mutual defection (a loss of 2), LOLA near cooperation (1)."""
     assert jnp.all(ends_of_the_dilemma(no.sgd(1.0), key) > 1.98)
