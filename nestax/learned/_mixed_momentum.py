@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import count, decay, finite, named, plain
+from .._checks import count, decay, finite, named, plain, positive
 from .._optimizer import AbstractGradientOptimizer
 from .._tree import check_same_structure, common_dtype, with_static
 from ._base import AbstractLearnedOptimizer, unravel_like
@@ -66,9 +66,11 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
     running second moment $\hat v$, the step of a tensor is
 
     $$u = -\lambda\, b\Bigl(\sum_k a_k \frac{r_k}{\sqrt{\overline{\hat v}}} + c_k \frac{r_k}{\sqrt{\hat v}}\Bigr),
-    \qquad b(x) = \frac{x}{\sqrt{1 + x^2/4}}, \qquad \lambda = \text{scale} \cdot e^{3 \tanh(o/3)}$$
+    \qquad b(x) = \frac{x}{\sqrt{1 + x^2/4}}, \qquad
+    \lambda = \frac{\text{scale} \cdot e^{3 \tanh(o/3)}}{\sqrt{1 + (t/T)^2}}$$
 
-    ($\overline{\hat v}$ is the mean over the tensor): momentum without and with a preconditioner, each bounded. The
+    in step $t$ ($\overline{\hat v}$ is the mean over the tensor): momentum without and with a preconditioner, each
+    bounded, and shorter and shorter after $T$ steps, as the noise of minibatches asks for in the end. The
     coefficients $a$, $c$ and $o$ are outputs of a small network for every tensor, that is, a few per tensor and step,
     so that a step costs little more than one of Adam, however large the tensor. The network sees how the momenta lie:
     their mean squares next to that of $\sqrt{\hat v}$, the cosines of the angles between any two of them (noise and
@@ -86,12 +88,15 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
     - `averages`: decays of the mean squares to which the present one is compared. Default (0.9, 0.99, 0.999).
     - `width`: units of the network's two layers. Default 16.
     - `scale`: the step length at which the network starts, in units of the players. Default 0.01.
+    - `decay_after`: $T$, the number of steps after which step lengths fall as $1/t$. Default `None`, never: set it when
+      the training is done. What is trained with it learns longer steps in turn, and ends higher (measured).
     - `second_derivatives`: differentiate the meta-loss through the gradients too. Default true, since without the
       curvature steps that are too long look good; what the network sees is held constant all the same.
     - `feature_derivatives`: differentiate through that, too. Default false: it makes meta-gradients large.
     - `key`: draws the initial weights.
 
-    **Raises** `ValueError` for decays outside [0, 1), no decays, and a width below 1.
+    **Raises** `ValueError` for decays outside [0, 1), no decays, a width below 1, and a `decay_after` that is not
+    positive.
 
     **Source:** ours. The quantities are those that Metz et al., "Practical tradeoffs between memory, compute, and
     performance in learned optimizers" (2022), give to a network for every coordinate.
@@ -109,6 +114,7 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
 
     network: MixingNetwork
     scale: Float[Array, ""] = eqx.field(converter=named(finite, "scale"))
+    decay_after: Float[Array, ""]
     decays: tuple[float, ...] = eqx.field(static=True)
     second_decay: float = eqx.field(static=True)
     averages: tuple[float, ...] = eqx.field(static=True)
@@ -123,6 +129,7 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         averages: tuple[float, ...] = (0.9, 0.99, 0.999),
         width: int = 16,
         scale: float | Float[Array, ""] = 0.01,
+        decay_after: float | Float[Array, ""] | None = None,
         second_derivatives: bool = True,
         feature_derivatives: bool = False,
         *,
@@ -138,6 +145,7 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         num_features = rows + rows * (rows - 1) // 2 + len(self.averages) + len(_TIMES) + 3
         self.network = MixingNetwork(num_features, self.width, rows, key=key)
         self.scale = scale
+        self.decay_after = jnp.asarray(jnp.inf) if decay_after is None else positive(decay_after, "decay_after")
         self.second_derivatives, self.feature_derivatives = second_derivatives, feature_derivatives
 
     def meta_parameters(self) -> PyTree[bool]:
@@ -145,12 +153,14 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         return eqx.tree_at(lambda o: o.network, nothing, jax.tree.map(eqx.is_inexact_array, self.network))
 
     def config(self) -> dict[str, Any]:
+        decay_after = to_float(self.decay_after, "decay_after")
         return {
             "decays": list(self.decays),
             "second_decay": self.second_decay,
             "averages": list(self.averages),
             "width": self.width,
             "scale": to_float(self.scale, "scale"),
+            "decay_after": None if np.isinf(decay_after) else decay_after,
             "second_derivatives": self.second_derivatives,
             "feature_derivatives": self.feature_derivatives,
         }
@@ -201,7 +211,8 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
 
         network = jax.tree.map(lambda x: x.astype(dtype), self.network)
         output, num = network(features), len(rows)
-        length = self.scale.astype(dtype) * jnp.exp(_GAIN * jnp.tanh(output[:, -1] / _GAIN))
+        longest = self.scale.astype(dtype) * jax.lax.rsqrt(1 + (steps / self.decay_after.astype(dtype)) ** 2)
+        length = longest * jnp.exp(_GAIN * jnp.tanh(output[:, -1] / _GAIN))
         plain_mix = output[:, :num] * corrections[None] / jnp.sqrt(means)[:, None]
         scaled_mix = output[:, num : 2 * num] * corrections[None]
         scaled = rows / root[None]

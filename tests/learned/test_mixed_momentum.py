@@ -18,7 +18,7 @@ SIZES = (6, 2)
 
 @pytest.fixture(scope="module")
 def optimizer():
-    return with_any_weights(eqx.filter_jit(MixedMomentum)(width=4, key=jax.random.key(0)), 0.5)
+    return with_any_weights(eqx.filter_jit(MixedMomentum)(width=4, decay_after=3.0, key=jax.random.key(0)), 0.5)
 
 
 def gradients(step):
@@ -75,7 +75,7 @@ def by_hand(optimizer, params, many):
             h = np.tanh(np.asarray(second.weight) @ both + np.asarray(second.bias))
             o = np.asarray(last.weight) @ h + np.asarray(last.bias)
             mix = o[:4] @ r / np.sqrt(mean) + o[4:8] @ (r / s)
-            step.append(-0.01 * np.exp(3 * np.tanh(o[8] / 3)) * mix / np.sqrt(1 + mix**2 / 4))
+            step.append(-0.01 / np.sqrt(1 + (t / 3.0) ** 2) * np.exp(3 * np.tanh(o[8] / 3)) * mix / np.sqrt(1 + mix**2 / 4))
         out.append(np.concatenate(step))
     return np.array(out)
 
@@ -110,6 +110,15 @@ def test_no_coordinate_moves_further_than_the_bound(optimizer):
     updates = flat(run(wild, PARAMS, stacked(3)))
     assert np.abs(updates).max() <= 0.02 * np.exp(3) * (1 + 1e-9)
     assert np.isfinite(updates).all()
+
+
+def test_step_lengths_fall_only_if_asked(optimizer):
+    """At the same parameters and gradients."""
+    many = stacked(3)
+    never = eqx.tree_at(lambda o: o.decay_after, optimizer, jnp.asarray(jnp.inf))
+    factors = flat(run(optimizer, PARAMS, many)) / flat(run(never, PARAMS, many))
+    np.testing.assert_allclose(factors, (1 + (np.array([[1], [2], [3]]) / 3.0) ** 2) ** -0.5 * np.ones(8), rtol=1e-9)
+    assert MixedMomentum(width=1, key=jax.random.key(0)).config()["decay_after"] is None
 
 
 def test_gradients_of_zero_give_no_step(optimizer):
@@ -155,6 +164,7 @@ def test_a_file_keeps_all_of_it(optimizer, tmp_path):
         ({"averages": (-0.1,)}, "`averages` must be"),
         ({"width": 0}, "`width` must be"),
         ({"scale": float("nan")}, "`scale` must be"),
+        ({"decay_after": 0.0}, "`decay_after` must be"),
     ],
 )
 def test_bad_arguments(arguments, message, key):
