@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,7 @@ class Phase(NamedTuple):
     schedule: tuple[tuple[int, int], ...]
     unroll: int = 20
     late: int | None = None
+    pairs: int = 0
     learning_rate: float = 1e-3
     validate_every: int = 30
     validation_horizon: int | None = None
@@ -61,10 +63,13 @@ class Entry(AbstractEntry):
     schedule: tuple[tuple[int, int], ...] | meta.HorizonCurriculum  # stages (steps per trajectory, trajectories)
     unroll: int = 20
     before: tuple[Phase, ...] = ()  # trainings before, each of which goes on from the best of the last
+    judged_phases: int = 0  # of the last so many each goes on from the best so far by the score, which is kept at last
     log_loss: float | None = None  # the meta-loss is the sum of ln(loss + this); `None`: the sum of losses
     late: int | None = None  # of an unroll, how many of the last losses count; `None`: all
+    pairs: int = 0  # of persistent evolution strategies; 0: backpropagation
     learning_rate: float = 1e-3  # of the meta-optimizer, Adam
     decaying: bool = False  # clip meta-gradients to norm 1, and let that rate fall to a twentieth, as a cosine
+    decay_after: float | None = None  # set when the training is done, for `MixedMomentum`
     inner_rate: float = 0.0  # of the step of adaptation in nested training, `meta.AdaptedGradient`; 0: plain training
     imitation: float = 0.0  # share of the epochs that imitate Adam with rate 0.01
     self_improving: bool = False  # share the steps of the first 100 epochs with Adam, SGD and Adagrad
@@ -82,19 +87,29 @@ class Entry(AbstractEntry):
 
     def train(self, seed: int, run: Path | None = None) -> meta.MetaTraining:
         optimizer, history, skipped = learned.preset(self.preset, key=jax.random.key(seed)), [], 0
-        for i, phase in enumerate(self.before):
-            folder = run and run.with_name(f"{run.name}-phase-{i}")
-            training = dataclasses.replace(self, **phase._asdict())._go_on(optimizer, seed, folder)
+        judged: list[tuple[float, learned.AbstractLearnedOptimizer]] = []
+        num = len(self.before) + 1
+        for i in range(num):
+            phase = self if i == num - 1 else dataclasses.replace(self, **self.before[i]._asdict())
+            folder = run if run is None or phase is self else run.with_name(f"{run.name}-phase-{i}")
+            training = phase._go_on(optimizer, seed, folder)
             optimizer, history, skipped = training.optimizer, history + training.history, skipped + training.num_skipped
-        last = self._go_on(optimizer, seed, run)
-        return dataclasses.replace(last, history=history + last.history, num_skipped=skipped + last.num_skipped)
+            if num - i <= self.judged_phases:
+                judged.append((self.score(self._settled(optimizer), seed), optimizer))
+                optimizer = min(judged, key=lambda one: one[0])[1]
+        return dataclasses.replace(training, optimizer=self._settled(optimizer), history=history, num_skipped=skipped)
+
+    def _settled(self, optimizer: learned.AbstractLearnedOptimizer) -> learned.AbstractLearnedOptimizer:
+        if self.decay_after is None:
+            return optimizer
+        assert isinstance(optimizer, learned.MixedMomentum)
+        return eqx.tree_at(lambda o: o.decay_after, optimizer, jnp.asarray(self.decay_after))
 
     def _go_on(self, optimizer: learned.AbstractLearnedOptimizer, seed: int, run: Path | None) -> meta.MetaTraining:
         """The training of this phase alone."""
         tasks = [_family(name) for name in self.problems]
         if self.relative:
             tasks = [meta.RelativeLoss(task) for task in tasks]
-        nested = meta.AdaptedGradient(self.inner_rate, estimator=meta.CoordinateSum(256)) if self.inner_rate else None
         how = {"every": self._every, "horizon": self.validation_horizon, "num_runs": self.validation_runs}
         return meta.train(
             optimizer,
@@ -102,7 +117,7 @@ class Entry(AbstractEntry):
             key=jax.random.key(seed),
             schedule=self.schedule,
             unroll=self.unroll,
-            estimator=nested,
+            estimator=self._estimator(),
             meta_loss=self._meta_loss(),
             meta_optimizer=self._meta_optimizer(),
             teaching=self._teaching(),
@@ -115,6 +130,11 @@ class Entry(AbstractEntry):
     def _every(self) -> int:
         """Epochs between validations."""
         return self.schedule.period if isinstance(self.schedule, meta.HorizonCurriculum) else self.validate_every
+
+    def _estimator(self) -> meta.AbstractGradientEstimator | None:
+        if self.pairs:
+            return meta.PersistentEvolutionStrategies(self.pairs)
+        return meta.AdaptedGradient(self.inner_rate, estimator=meta.CoordinateSum(256)) if self.inner_rate else None
 
     def _teaching(self) -> meta.AbstractTeaching | None:
         if self.self_improving:
@@ -138,14 +158,17 @@ class Entry(AbstractEntry):
             assert not isinstance(self.schedule, meta.HorizonCurriculum)
             num = sum(horizon // self.unroll * epochs for horizon, epochs in self.schedule)
             rate = optax.cosine_decay_schedule(self.learning_rate, num, 0.05)
-            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+            decay = 0.98 if self.pairs else 0.9  # more noise asks for longer means
+            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, decay))
         return optax.adam(self.learning_rate)
 
     def told(self) -> dict[str, Any]:
         return {
             "schedule": self._schedule_told(),
             **({"before": [phase._asdict() for phase in self.before]} if self.before else {}),
+            **({"judged_phases": self.judged_phases} if self.judged_phases else {}),
             "unroll": self.unroll,
+            **({"pairs_of_persistent_evolution_strategies": self.pairs} if self.pairs else {}),
             "meta_loss": self._meta_loss_told(),
             "meta_optimizer": f"{'RMSprop' if self.relative else 'Adam'} {self.learning_rate:g}"
             + (", decaying" if self.decaying else ""),
