@@ -75,7 +75,9 @@ def by_hand(optimizer, params, many):
             h = np.tanh(np.asarray(second.weight) @ both + np.asarray(second.bias))
             o = np.asarray(last.weight) @ h + np.asarray(last.bias)
             mix = o[:4] @ r / np.sqrt(mean) + o[4:8] @ (r / s)
-            step.append(-0.01 / np.sqrt(1 + (t / 3.0) ** 2) * np.exp(3 * np.tanh(o[8] / 3)) * mix / np.sqrt(1 + mix**2 / 4))
+            step.append(
+                -0.01 / np.sqrt(1 + (t / 3.0) ** 2) * np.exp(3 * np.tanh(o[8] / 3)) * mix / np.sqrt(1 + mix**2 / 4)
+            )
         out.append(np.concatenate(step))
     return np.array(out)
 

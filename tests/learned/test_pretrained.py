@@ -190,3 +190,30 @@ def test_the_page_is_up_to_date():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.main(["--check"]) == 0
+
+
+def test_the_best_of_the_judged_phases_is_kept(monkeypatch):
+    """By the score of the optimizer as it would be shipped, with its decay; the next phase goes on from it."""
+    entry = dataclasses.replace(_zoo.STRONGER["mixed-momentum"], judged_phases=2)  # of four
+    scales, judged, target = [], [], {}
+
+    def go_on(self, optimizer, seed, run):
+        """In place of a training: the step length is half of the last one."""
+        scales.append(float(optimizer.scale))
+        trained = eqx.tree_at(lambda o: o.scale, optimizer, optimizer.scale / 2)
+        return nx.meta.MetaTraining(trained, trained, [{"horizon": 10}], 1, nx.RESULTS.successful, "")
+
+    def score(self, optimizer, seed):
+        judged.append(float(optimizer.decay_after))
+        return abs(float(optimizer.scale) - target["scale"])
+
+    monkeypatch.setattr(_zoo.Entry, "_go_on", go_on)
+    monkeypatch.setattr(_zoo.Entry, "score", score)
+    for best, kept in ((0.01 / 8, 0.01 / 8), (0.0, 0.01 / 16)):
+        target["scale"] = best
+        training = entry.train(0)
+        assert float(training.optimizer.scale) == pytest.approx(kept)
+        assert float(training.optimizer.decay_after) == entry.decay_after
+        assert (len(training.history), training.num_skipped) == (4, 4)
+    np.testing.assert_allclose(scales, 2 * [0.01, 0.01 / 2, 0.01 / 4, 0.01 / 8], rtol=1e-6)
+    assert judged == 4 * [entry.decay_after]

@@ -72,6 +72,7 @@ class Protocol:
     horizons: dict[str, int]  # steps on each problem
     classical: tuple[str, ...] = ("sgd", "nesterov", "adam", "rmsprop")  # each with the best rate of its grid per mark
     rivals_on: tuple[str, ...] = ()  # problems for these; empty: all
+    tuned_for: int | None = None  # steps after which the rate is chosen, for all marks; `None`: for each at that mark
     tuning_seeds: int = 1  # runs per learning rate
     num_runs: int = 2  # evaluation seeds: initial points and samples, the same for all methods
     num_meta_seeds: int = 1  # trainings
@@ -82,15 +83,18 @@ class Protocol:
 def cells(protocol: Protocol) -> dict[str, dict[str, Any]]:
     out = {}
     for problem, horizon in protocol.horizons.items():
+        settings = {"problem": problem, "horizon": horizon}
+        if protocol.tuned_for:
+            settings["tuned_for"] = protocol.tuned_for
         rivals = protocol.classical if problem in (protocol.rivals_on or protocol.horizons) else ()
         for method in (*rivals, *protocol.methods):
             guarded = method.endswith(GUARDED)
             num = 1 if method in protocol.classical else protocol.num_guarded if guarded else protocol.num_meta_seeds
-            out[f"{problem}/{method}"] = {"problem": problem, "method": method, "horizon": horizon, "num_seeds": num}
+            out[f"{problem}/{method}"] = {**settings, "method": method, "num_seeds": num}
     return out
 
 
-def measure(trial: Trial, problem: str, method: str, horizon: int) -> dict[str, Any]:
+def measure(trial: Trial, problem: str, method: str, horizon: int, tuned_for: int | None = None) -> dict[str, Any]:
     """The ln loss of every run at marks, and a curve; of a learned optimizer also what its training took."""
     p, target = trial.protocol, PROBLEMS[problem]()
     tuning_key, key = jax.random.split(jax.random.fold_in(jax.random.key(shared_seed(trial)), 1))
@@ -112,13 +116,15 @@ def measure(trial: Trial, problem: str, method: str, horizon: int) -> dict[str, 
         curve = [[float(np.mean(found[step]["ln_loss"])) for step in steps]]
         return {"marks": {m: found[m]["ln_loss"] for m in marks}, "curve": [steps, *curve], "training": told}
     make, grid = CLASSICAL[method]
-    how = {"num_steps": horizon, "marks": marks, "num_seeds": p.tuning_seeds}
+    judged = {mark: tuned_for or mark for mark in marks}  # where the rate for a mark is chosen
+    how = {"num_steps": max(judged.values()), "marks": sorted(set(judged.values())), "num_seeds": p.tuning_seeds}
     tuning = tune(target, make, grid, key=jax.random.fold_in(tuning_key, p.classical.index(method)), **how)
-    rates, out = {mark: tuning.best(mark)["learning_rate"] for mark in marks}, {}
+    rates, out = {mark: tuning.best(judged[mark])["learning_rate"] for mark in marks}, {}
     for rate in sorted(set(rates.values())):
         mine = [mark for mark in marks if rates[mark] == rate]
         out |= look(target, None, make(rate), mine, keys, piece)
-    score = float(np.min(np.nan_to_num(tuning.mean_scores(horizon), nan=np.inf)))  # of other runs than the marks
+    scores = np.nan_to_num(tuning.mean_scores(judged[horizon]), nan=np.inf)  # of other runs than the marks
+    score = float(np.min(scores))
     return {"marks": {mark: out[mark]["ln_loss"] for mark in marks}, "rates": rates, "score": score}
 
 
@@ -195,7 +201,7 @@ def pictures(results: Results, metrics: Metrics) -> dict[str, Any]:
 
 def recipe(name: str, title: str, source: str, scales: Mapping[str, Protocol], claims: tuple[Claim, ...]) -> Recipe:
     """A recipe of these cells, measurements, tables and pictures."""
-    axes = ("methods", "horizons", "classical", "rivals_on", "num_meta_seeds", "num_guarded")
+    axes = ("methods", "horizons", "classical", "rivals_on", "tuned_for", "num_meta_seeds", "num_guarded")
     return Recipe(name, title, source, scales, claims, cells, measure, axes, summarize, tables, pictures)
 
 
