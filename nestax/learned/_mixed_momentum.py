@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._checks import count, decay, finite, named, plain, positive
+from .._checks import count, decay, finite, named, plain, positive, scalar
 from .._optimizer import AbstractGradientOptimizer
 from .._tree import check_same_structure, common_dtype, with_static
 from ._base import AbstractLearnedOptimizer, unravel_like
@@ -19,6 +19,11 @@ _TINY = 1e-30  # next to mean squares, which may vanish
 _TIMES = (3.0, 30.0, 300.0, 3_000.0)  # steps that the network tells apart
 _BOUND = 2.0  # of the mixture, elementwise, in units of the step length
 _GAIN = 3.0  # bound of the logarithm of the step length over `scale`
+
+
+def _steps(decay_after: Any) -> Float[Array, ""]:
+    """Infinite for `None`."""
+    return scalar(jnp.inf, "decay_after") if decay_after is None else positive(decay_after, "decay_after")
 
 
 class MixedMomentumState(eqx.Module):
@@ -114,7 +119,7 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
 
     network: MixingNetwork
     scale: Float[Array, ""] = eqx.field(converter=named(finite, "scale"))
-    decay_after: Float[Array, ""]
+    decay_after: Float[Array, ""] = eqx.field(converter=_steps)
     decays: tuple[float, ...] = eqx.field(static=True)
     second_decay: float = eqx.field(static=True)
     averages: tuple[float, ...] = eqx.field(static=True)
@@ -144,8 +149,7 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
         rows = len(self.decays) + 1
         num_features = rows + rows * (rows - 1) // 2 + len(self.averages) + len(_TIMES) + 3
         self.network = MixingNetwork(num_features, self.width, rows, key=key)
-        self.scale = scale
-        self.decay_after = jnp.asarray(jnp.inf) if decay_after is None else positive(decay_after, "decay_after")
+        self.scale, self.decay_after = scale, decay_after
         self.second_derivatives, self.feature_derivatives = second_derivatives, feature_derivatives
 
     def meta_parameters(self) -> PyTree[bool]:

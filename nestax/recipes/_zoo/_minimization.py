@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from ... import catalogue, evaluation, learned, meta, optimizers, problems
+from ..._checks import scalar
 from ..._family import AbstractFamily, FromSampler, as_family
 from ..._optimizer import AbstractOptimizer
 from ...evaluation import CLASSICAL
@@ -103,7 +104,7 @@ class Entry(AbstractEntry):
         if self.decay_after is None:
             return optimizer
         assert isinstance(optimizer, learned.MixedMomentum)
-        return eqx.tree_at(lambda o: o.decay_after, optimizer, jnp.asarray(self.decay_after))
+        return eqx.tree_at(lambda o: o.decay_after, optimizer, scalar(self.decay_after))
 
     def _go_on(self, optimizer: learned.AbstractLearnedOptimizer, seed: int, run: Path | None) -> meta.MetaTraining:
         """The training of this phase alone."""
