@@ -68,7 +68,7 @@ def section(card: dict[str, Any]) -> str:
         ("Variant", f"`{card['preset']}`"),
         ("Trained on", ", ".join(f"`{name}`" for name in card["problems"])),
         *(("Before", _phase(phase)) for phase in training.get("before", ())),
-        ("Schedule (steps × runs)", f"{stages}; {training['unroll']} steps per meta-update{_tasks(training)}"),
+        ("Schedule (steps × runs)", f"{stages}; {training['unroll']} steps per meta-update{_more(training)}"),
         ("Meta-loss", training["meta_loss"]),
         ("Meta-optimizer", training["meta_optimizer"]),
         *([("Inner rate (M-L2O)", f"{training['inner_rate']:g}")] if training.get("inner_rate") else []),
@@ -121,8 +121,11 @@ def _distances(problem: str, rows: dict[str, Any]) -> tuple[list[str], list[list
     ]
 
 
-def _tasks(training: dict[str, Any]) -> str:
-    return f", of {training['tasks']} problems at once" if "tasks" in training else ""
+def _more(training: dict[str, Any]) -> str:
+    """How many problems there are at once, and what estimates meta-gradients, where that is not backpropagation."""
+    tasks = f", of {training['tasks']} problems at once" if "tasks" in training else ""
+    pairs = f", {training['pairs']} pairs of persistent evolution strategies" if training.get("pairs") else ""
+    return tasks + pairs
 
 
 def _stages(schedule: list[list[int]]) -> str:
@@ -131,7 +134,7 @@ def _stages(schedule: list[list[int]]) -> str:
 
 def _phase(phase: dict[str, Any]) -> str:
     losses = "all losses" if phase["late"] is None else f"the last {phase['late']} losses"
-    how = f"{phase['unroll']} steps per meta-update, {losses}, rate {phase['learning_rate']:g}"
+    how = f"{phase['unroll']} steps per meta-update{_more(phase)}, {losses}, rate {phase['learning_rate']:g}"
     return f"{_stages(phase['schedule'])}; {how}"
 
 

@@ -169,7 +169,7 @@ class Entry(AbstractEntry):
             **({"before": [phase._asdict() for phase in self.before]} if self.before else {}),
             **({"judged_phases": self.judged_phases} if self.judged_phases else {}),
             "unroll": self.unroll,
-            **({"pairs_of_persistent_evolution_strategies": self.pairs} if self.pairs else {}),
+            **({"pairs": self.pairs} if self.pairs else {}),
             "meta_loss": self._meta_loss_told(),
             "meta_optimizer": f"{'RMSprop' if self.relative else 'Adam'} {self.learning_rate:g}"
             + (", decaying" if self.decaying else ""),
