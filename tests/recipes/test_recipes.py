@@ -9,7 +9,6 @@ import pytest
 from nestax import recipes
 from nestax.recipes import Claim
 from nestax.recipes._claims import _MISSING
-from nestax.recipes.l2o import transfer
 from nestax.recipes.l2o._stronger import CONVS, MLPS
 
 SMOKE = tuple(recipes.RECIPES)
@@ -72,10 +71,9 @@ NEVER_MEASURED = {
     },
     # three networks of five, four methods of six
     "l2o/stronger-baselines": {"C1", "C2-conv", "C3-rnnprop", "C3-scale", "C5", "C5-conv", "C8-conv"},
-    # MLP-orig alone, and not guarded
-    "l2o/transfer": {
-        *(f"{name}{end}-{on}" for name in transfer.OURS for end in ("", "-guarded") for on in MLPS[1:]),
-        *(f"{name}-guarded-{on}" for name in transfer.OURS for on in CONVS),
+    # Conv-CIFAR alone
+    "l2o/transfer-convolutional": {
+        f"{name}-Conv-MNIST" for name in ("guarded", "rnnprop-mnist", "rnnprop-mnist-guarded")
     },
     "lyapunov/gan": {"G4"},  # runs at scale 10 overflow
 }
