@@ -61,7 +61,7 @@ RECIPE = recipe(
     source="none; the problems are those of Chen et al. (NeurIPS 2020)",
     scales={
         "smoke": Protocol((OURS,), {"digits": 20}, ("adam",), tuned_for=10, num_runs=1, shortened=True),
-        "laptop": Protocol((OURS, SAFE), {"Conv-CIFAR": 10_000, "Conv-MNIST": 2_000}, ("adam",), tuned_for=500),
+        "laptop": Protocol((OURS, SAFE), {"Conv-CIFAR": 10_000}, ("adam",), tuned_for=500),
         "paper": Protocol(
             (OURS, SAFE),
             dict.fromkeys(CONVS, 10_000),
