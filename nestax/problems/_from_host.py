@@ -60,7 +60,8 @@ class FromHost(AbstractProblem):
     ahead: int = eqx.field(static=True)
 
     def __init__(self, problem: AbstractProblem, batches: Any, *, ahead: int = 100):  # not looked at: it may end
-        if not callable(batches) and not isinstance(batches, Iterable):
+        single = isinstance(batches, jax.Array | np.ndarray) and batches.ndim == 0  # an `Iterable` in name
+        if not callable(batches) and (single or not isinstance(batches, Iterable)):
             raise ValueError(
                 f"`batches` must be a function of an integer seed, or an iterable, got {describe(batches)}."
             )

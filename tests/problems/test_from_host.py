@@ -120,6 +120,12 @@ def test_loaders_that_fail_say_so(batches, error, message, key):
         nx.solve(host(batches), nx.optimizers.sgd(0.1), num_steps=3, key=key)
 
 
+@pytest.mark.parametrize("batches", [3, np.zeros(()), jax.random.key(0)], ids=("number", "scalar", "key"))
+def test_what_yields_nothing_is_refused(batches):
+    with pytest.raises(ValueError, match="`batches` must be a function of an integer seed, or an iterable"):
+        host(batches)
+
+
 def test_a_plain_loader_is_refused_by_compiled_code(key):
     problem = host([next(counting(0))])
     with pytest.raises(Exception, match="function of an integer seed"):
