@@ -50,7 +50,7 @@ def trajectory(problem, guard, key, num_calls=STEPS):
 
 @eqx.filter_jit
 def losses_and_gradients(problem, points):
-    return jax.jit(jax.vmap(jax.value_and_grad(lambda x: problem.losses((x,), None)[0])))(points)
+    return jax.vmap(jax.value_and_grad(lambda x: problem.losses((x,), None)[0]))(points)
 
 
 def values(problem, points):

@@ -125,7 +125,7 @@ def test_validation_loss_of_an_adaptive_scale(classifier):
             cross_entropies(classifier, made.response(parameters, (draw - center) / 0.5), VALID)[i]
             for i, draw in enumerate(draws)
         ]
-        slope = jax.jit(jax.grad(made.outer_loss))(located, closed, sample)
+        slope = jax.grad(made.outer_loss)(located, closed, sample)
         return made.outer_loss(located, parameters, sample), jnp.mean(jnp.stack(each)), slope.spread
 
     got, loss, slope = all_three(parameters)
@@ -250,7 +250,7 @@ def test_exact_response_of_ridge_regression_is_the_optimum(regression, form):
 
     @jax.jit
     def slope(parameters):
-        each = jax.jit(jax.vmap(jax.grad(lambda p, x: made.inner_loss(located, p, x)), (None, 0)))(parameters, samples)
+        each = jax.vmap(jax.grad(lambda p, x: made.inner_loss(located, p, x)), (None, 0))(parameters, samples)
         if isinstance(form, Linearized):
             return each["gates"]
         # in the centred coordinates: the gates without what moves the weights at the current hyperparameters

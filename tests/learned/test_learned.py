@@ -143,8 +143,9 @@ def test_as_optax_is_the_optimizer(key):
     solution = nx.solve(problem, optimizer, num_steps=5, key=key, players=start)
     transformation, params = optimizer.as_optax(), start[0]
     state = transformation.init(params)
+    gradient_of = jax.jit(jax.grad(lambda x: problem.losses((x,), None)[0]))
     for _ in range(5):
-        gradient = jax.jit(jax.grad(lambda x: problem.losses((x,), None)[0]))(params)
+        gradient = gradient_of(params)
         updates, state = transformation.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(jnp.asarray(params), solution.players[0], rtol=1e-12)
