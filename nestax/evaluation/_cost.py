@@ -92,6 +92,5 @@ def _run(
     problem: AbstractProblem, optimizer: AbstractOptimizer, key: PRNGKeyArray, samples: Any, num_steps: int
 ) -> Callable[[], Any]:
     players, state, _ = start(problem, optimizer, None, None, key)
-    arguments = OptimizerStep(problem, optimizer), (players, state), samples, num_steps
-    program = _last.lower(*arguments).compile()  # called so, less is done in Python around it
-    return lambda: jax.block_until_ready(eqx.filter(program(*arguments), eqx.is_array))
+    step = OptimizerStep(problem, optimizer)
+    return lambda: jax.block_until_ready(eqx.filter(_last(step, (players, state), samples, num_steps), eqx.is_array))
