@@ -93,8 +93,8 @@ class MixedMomentum(AbstractLearnedOptimizer, AbstractGradientOptimizer):
     - `averages`: decays of the mean squares to which the present one is compared. Default (0.9, 0.99, 0.999).
     - `width`: units of the network's two layers. Default 16.
     - `scale`: the step length at which the network starts, in units of the players. Default 0.01.
-    - `decay_after`: $T$, the number of steps after which step lengths fall as $1/t$. Default `None`, never: set it when
-      the training is done. What is trained with it learns longer steps in turn, and ends higher (measured).
+    - `decay_after`: $T$, the number of steps after which step lengths fall as $1/t$. Default `None`, never: what comes
+      trained had it set when the training was done, as shorter runs do not teach it. Training with it was tried once.
     - `second_derivatives`: differentiate the meta-loss through the gradients too. Default true, since without the
       curvature steps that are too long look good; what the network sees is held constant all the same.
     - `feature_derivatives`: differentiate through that, too. Default false: it makes meta-gradients large.

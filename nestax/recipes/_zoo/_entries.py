@@ -46,8 +46,8 @@ STRONGER: Mapping[str, Entry] = {
             "to -10; on MLP-deeper ahead until 5,000 and behind after 10,000 (recipe l2o/transfer). Guard it in long "
             "runs.",
             "Its steps fall as 1/t after 2,000 steps: for much longer runs set `decay_after`.",
-            "On MLP-orig the lead after 5,000 and 10,000 steps is that of two meta-seeds of three: meta-seed 1 is "
-            "behind tuned RMSprop there by 0.1 and 1.5.",
+            "On MLP-orig the lead after 10,000 steps is that of this meta-seed: the two others are behind tuned "
+            "RMSprop there, by 0.1 and 1.5, and after 5,000 steps one of them by 0.1.",
         ),
         "mixed-momentum",
         ("mnist10k-mlp",),

@@ -159,9 +159,13 @@ class Entry(AbstractEntry):
             assert not isinstance(self.schedule, meta.HorizonCurriculum)
             num = sum(horizon // self.unroll * epochs for horizon, epochs in self.schedule)
             rate = optax.cosine_decay_schedule(self.learning_rate, num, 0.05)
-            decay = 0.98 if self.pairs else 0.9  # more noise asks for longer means
-            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, decay))
+            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, self._momentum))
         return optax.adam(self.learning_rate)
+
+    @property
+    def _momentum(self) -> float:
+        """Of Adam, where meta-gradients are clipped: more noise asks for longer means."""
+        return 0.98 if self.pairs else 0.9
 
     def told(self) -> dict[str, Any]:
         return {
@@ -172,7 +176,7 @@ class Entry(AbstractEntry):
             **({"pairs": self.pairs} if self.pairs else {}),
             "meta_loss": self._meta_loss_told(),
             "meta_optimizer": f"{'RMSprop' if self.relative else 'Adam'} {self.learning_rate:g}"
-            + (", decaying" if self.decaying else ""),
+            + (f", decaying, momentum {self._momentum:g}" if self.decaying else ""),
             "inner_rate": self.inner_rate,
             "imitation": self.imitation,
             "validate_every": self._every,
